@@ -1,0 +1,278 @@
+//! One request passed on to an upstream, and its answer passed back.
+//!
+//! In: a request whose target is already the one to send, and a [`Pool`]. Out: the response, streaming, or a
+//! [`ForwardError`] that says whether the request can still go elsewhere.
+//! Always: hop-by-hop headers stop here in both directions; bodies are never collected; upgrades become tunnels.
+//! Units: the timeout counts from the last sign of progress of the request to the head of the response.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::upgrade::OnUpgrade;
+use tokio::time::{Instant, sleep_until};
+
+use crate::client::{Pool, SendError, UnsentCause};
+use crate::headers::{accepts_stream, add_forwarded, requested_upgrade, strip_hop_by_hop};
+use crate::target::origin_form;
+use crate::tunnel::tunnel;
+
+/// Which `Host` the upstream sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostPolicy {
+    /// The caller's.
+    Keep,
+    /// The upstream's own address.
+    Upstream,
+}
+
+/// How a request is passed on.
+#[derive(Debug, Clone, Copy)]
+pub struct ForwardOptions {
+    /// Which `Host` the upstream sees.
+    pub host: HostPolicy,
+    /// Whether `X-Forwarded-Host` and `X-Forwarded-For` are added when absent.
+    pub adds_forwarded: bool,
+    /// Longest wait for the response's head without progress of the request's body; `None` waits for ever.
+    ///
+    /// Never applied to callers that accept an event stream or ask for an upgrade.
+    pub head_timeout: Option<Duration>,
+    /// Whether a response without `Content-Type` gets the request's, else `text/plain`, as faas-provider does it.
+    pub fills_content_type: bool,
+}
+
+impl Default for ForwardOptions {
+    /// Upstream's host, forwarding headers, 60 s, content type left alone.
+    fn default() -> Self {
+        Self {
+            host: HostPolicy::Upstream,
+            adds_forwarded: true,
+            head_timeout: Some(Duration::from_secs(60)),
+            fills_content_type: false,
+        }
+    }
+}
+
+/// Why there is no response.
+#[derive(Debug, thiserror::Error)]
+pub enum ForwardError {
+    /// No byte reached the upstream; the request can be forwarded again, to the same or another one.
+    #[error("request not sent: {cause}")]
+    Unsent {
+        /// The request, body and pending upgrade included.
+        request: Box<Request<Body>>,
+        /// Why.
+        #[source]
+        cause: UnsentCause,
+    },
+    /// The upstream may have received the request but gave no valid answer.
+    #[error("no valid answer: {0}")]
+    Lost(#[source] hyper::Error),
+    /// The upstream switched protocols without being asked.
+    #[error("unexpected protocol switch")]
+    UnexpectedUpgrade,
+    /// The caller's own body broke off or was malformed.
+    #[error("request body broke off")]
+    BrokenRequest,
+    /// No response head in time.
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+}
+
+/// Passes `request` on through `pool`.
+///
+/// The upstream's answer comes back whatever its status; dropping the future or the response's body cancels the call.
+///
+/// # Errors
+/// See [`ForwardError`]; only [`ForwardError::Unsent`] may be retried.
+pub async fn forward(
+    pool: &Pool,
+    mut request: Request<Body>,
+    options: &ForwardOptions,
+) -> Result<Response<Body>, ForwardError> {
+    let upgrade = requested_upgrade(request.headers());
+    let is_stream = upgrade.is_some() || accepts_stream(request.headers());
+    let content_type = request.headers().get(CONTENT_TYPE).cloned();
+    let caller = request.extensions_mut().remove::<OnUpgrade>().filter(|_| upgrade.is_some());
+    prepare(&mut request, pool, options, upgrade.as_ref());
+
+    let (request, progress) = watch(request);
+    let head_timeout = options.head_timeout.filter(|_| !is_stream);
+    let sent = match head_timeout {
+        None => pool.send(request).await,
+        Some(limit) => tokio::select! {
+            sent = pool.send(request) => sent,
+            () = stalled(&progress, limit) => return Err(ForwardError::Timeout(limit)),
+        },
+    };
+    match sent {
+        Ok(response) => answer(response, caller, content_type, options),
+        Err(SendError::Unsent { mut request, cause }) => {
+            if let Some(caller) = caller {
+                request.extensions_mut().insert(caller);
+            }
+            Err(ForwardError::Unsent { request, cause })
+        }
+        Err(SendError::Lost(_)) if progress.has_failed() => Err(ForwardError::BrokenRequest),
+        Err(SendError::Lost(error)) => Err(ForwardError::Lost(error)),
+    }
+}
+
+/// Makes the request fit for the next hop.
+fn prepare(
+    request: &mut Request<Body>,
+    pool: &Pool,
+    options: &ForwardOptions,
+    upgrade: Option<&HeaderValue>,
+) {
+    *request.uri_mut() = origin_form(request.uri());
+    *request.version_mut() = Version::HTTP_11;
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
+    let headers = request.headers_mut();
+    if options.adds_forwarded {
+        add_forwarded(headers, peer);
+    }
+    strip_hop_by_hop(headers);
+    if let Some(protocol) = upgrade {
+        set_upgrade(headers, protocol.clone());
+    }
+    if options.host == HostPolicy::Upstream {
+        headers.insert(HOST, pool.host().clone());
+    }
+}
+
+fn set_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, protocol);
+}
+
+/// Makes the response fit for the caller, or joins the two connections when the upstream switched protocols.
+fn answer(
+    mut response: Response<Body>,
+    caller: Option<OnUpgrade>,
+    content_type: Option<HeaderValue>,
+    options: &ForwardOptions,
+) -> Result<Response<Body>, ForwardError> {
+    *response.version_mut() = Version::HTTP_11;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let (Some(caller), Some(upstream)) =
+            (caller, response.extensions_mut().remove::<OnUpgrade>())
+        else {
+            return Err(ForwardError::UnexpectedUpgrade);
+        };
+        let protocol = response.headers().get(UPGRADE).cloned();
+        strip_hop_by_hop(response.headers_mut());
+        if let Some(protocol) = protocol {
+            set_upgrade(response.headers_mut(), protocol);
+        }
+        tokio::spawn(tunnel(caller, upstream));
+        return Ok(response.map(|_| Body::empty()));
+    }
+    response.extensions_mut().clear();
+    strip_hop_by_hop(response.headers_mut());
+    if options.fills_content_type
+        && has_content(response.status())
+        && !response.headers().contains_key(CONTENT_TYPE)
+    {
+        let content_type = content_type.unwrap_or(HeaderValue::from_static("text/plain"));
+        response.headers_mut().insert(CONTENT_TYPE, content_type);
+    }
+    Ok(response)
+}
+
+fn has_content(status: StatusCode) -> bool {
+    status != StatusCode::NO_CONTENT && status != StatusCode::NOT_MODIFIED
+}
+
+/// How far a request's body has got; shared between the body and the timeout.
+#[derive(Debug)]
+struct Progress {
+    start: Instant,
+    /// Milliseconds from `start` to the last chunk.
+    last_ms: AtomicU64,
+    has_failed: AtomicBool,
+}
+
+impl Progress {
+    fn begin() -> Self {
+        Self {
+            start: Instant::now(),
+            last_ms: AtomicU64::new(0),
+            has_failed: AtomicBool::new(false),
+        }
+    }
+
+    fn note(&self) {
+        let ms = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_ms.store(ms, Ordering::Relaxed);
+    }
+
+    fn last(&self) -> Instant {
+        self.start + Duration::from_millis(self.last_ms.load(Ordering::Relaxed))
+    }
+
+    fn has_failed(&self) -> bool {
+        self.has_failed.load(Ordering::Relaxed)
+    }
+}
+
+/// Returns once `limit` has passed without progress.
+async fn stalled(progress: &Progress, limit: Duration) {
+    loop {
+        let deadline = progress.last() + limit;
+        if Instant::now() >= deadline {
+            return;
+        }
+        sleep_until(deadline).await;
+    }
+}
+
+/// Lets the body of `request` report its progress; an empty one has none to report.
+fn watch(request: Request<Body>) -> (Request<Body>, Arc<Progress>) {
+    let progress = Arc::new(Progress::begin());
+    if request.body().is_end_stream() {
+        return (request, progress);
+    }
+    let watched =
+        request.map(|body| Body::new(WatchedBody { body, progress: Arc::clone(&progress) }));
+    (watched, progress)
+}
+
+struct WatchedBody {
+    body: Body,
+    progress: Arc<Progress>,
+}
+
+impl HttpBody for WatchedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        self.progress.note();
+        if let Some(Err(_)) = &frame {
+            self.progress.has_failed.store(true, Ordering::Relaxed);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,217 @@
+//! The server loop: accepts, bounds, serves and drains HTTP/1.1 connections.
+//!
+//! In: a listener and a router. Every request carries its peer as `ConnectInfo<SocketAddr>`.
+//! Always: at most [`ServeLimits::connections`] are open (further ones wait in the kernel's backlog), a peer that sends
+//! no complete request head in time is dropped, and failing accepts are retried without spinning.
+//! Touches: sockets; one task a connection, all of them awaited before [`serve`] returns.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::Service;
+use tracing::{debug, warn};
+
+use crate::socket::tune;
+
+/// Connections the kernel may hold before we accept them; the Go gateway opens one for each of its status calls.
+const BACKLOG: u32 = 4096;
+/// First pause after a failed accept; doubled up to [`ACCEPT_PAUSE_MAX`].
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+/// Longest pause after failed accepts: short enough that freed descriptors are used at once.
+const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Room beside the header block in hyper's read buffer.
+const BUFFER_EXTRA: usize = 8192;
+
+/// What a server grants its peers.
+#[derive(Debug, Clone, Copy)]
+pub struct ServeLimits {
+    /// Open connections; default 16,384.
+    pub connections: usize,
+    /// Time for a complete request head, counted from the end of the answer before; so also the idle limit of a
+    /// kept-alive connection. Default 30 s.
+    pub header_read_timeout: Duration,
+    /// Size of a request head in bytes; default 1 MiB as in Go, answered with 431 when exceeded.
+    pub header_bytes: usize,
+    /// Time for running requests once the shutdown has begun; default 30 s.
+    pub drain_timeout: Duration,
+}
+
+impl Default for ServeLimits {
+    fn default() -> Self {
+        Self {
+            connections: 16_384,
+            header_read_timeout: Duration::from_secs(30),
+            header_bytes: 1 << 20,
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Listens on `address` with address reuse and a backlog of 4,096.
+///
+/// # Errors
+/// The system's error when the address is taken or not ours.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Raises the limit of open files to what the system allows this process; returns the limit then in force.
+pub fn raise_open_files() -> Option<u64> {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return limit.current;
+    }
+    match setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        Ok(()) => limit.maximum,
+        Err(error) => {
+            warn!(%error, "open-file limit stays as it is");
+            limit.current
+        }
+    }
+}
+
+/// Serves `router` on `listener` until `shutdown`, then lets running requests finish within the drain timeout.
+///
+/// Returns when no connection is left. Dropping the future cuts none of them; cancel `shutdown` instead.
+/// Connections that were upgraded (WebSockets) are no longer counted here and end with the process.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    limits: ServeLimits,
+    shutdown: CancellationToken,
+) {
+    let places = Arc::new(Semaphore::new(limits.connections));
+    let tasks = TaskTracker::new();
+    let server = Server {
+        http: http(&limits),
+        router,
+        shutdown: shutdown.clone(),
+        cut: CancellationToken::new(),
+    };
+    while let Some(accepted) = shutdown.run_until_cancelled(accept(&listener, &places)).await {
+        tasks.spawn(server.clone().connection(accepted));
+    }
+    drop(listener);
+    tasks.close();
+    if timeout(limits.drain_timeout, tasks.wait()).await.is_err() {
+        warn!(connections = tasks.len(), "requests still running at the drain deadline are cut");
+        server.cut.cancel();
+        tasks.wait().await;
+    }
+}
+
+fn http(limits: &ServeLimits) -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(limits.header_read_timeout)
+        .max_header_size(limits.header_bytes)
+        .max_buf_size(limits.header_bytes + BUFFER_EXTRA);
+    http
+}
+
+/// A connection and the place it takes; dropping it frees the place.
+struct Accepted {
+    stream: TcpStream,
+    peer: SocketAddr,
+    _place: OwnedSemaphorePermit,
+}
+
+/// The next connection, once a place is free for it.
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Accepted {
+    let place = match Arc::clone(places).try_acquire_owned() {
+        Ok(place) => place,
+        Err(_) => {
+            warn!("connection limit reached, new connections wait");
+            Arc::clone(places).acquire_owned().await.expect("the semaphore is never closed")
+        }
+    };
+    let mut pause = ACCEPT_PAUSE;
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                tune(&stream);
+                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+                return Accepted { stream, peer, _place: place };
+            }
+            Err(error) if is_about_one_connection(&error) => {
+                debug!(%error, "connection lost before it was accepted");
+            }
+            Err(error) => {
+                warn!(%error, pause_ms = pause.as_millis(), "accept failed, trying again");
+                sleep(pause).await;
+                pause = (pause * 2).min(ACCEPT_PAUSE_MAX);
+            }
+        }
+    }
+}
+
+fn is_about_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+/// What every connection's task needs.
+#[derive(Clone)]
+struct Server {
+    http: http1::Builder,
+    router: Router,
+    /// Finish what runs, take nothing new.
+    shutdown: CancellationToken,
+    /// End now.
+    cut: CancellationToken,
+}
+
+impl Server {
+    /// Serves one connection to its end.
+    async fn connection(self, accepted: Accepted) {
+        let Accepted { stream, peer, _place } = accepted;
+        let router = self.router;
+        let service = service_fn(move |request| answer(router.clone(), request, peer));
+        let mut connection =
+            pin!(self.http.serve_connection(TokioIo::new(stream), service).with_upgrades());
+        let served = tokio::select! {
+            served = connection.as_mut() => served,
+            () = self.shutdown.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    served = connection => served,
+                    () = self.cut.cancelled() => return,
+                }
+            }
+        };
+        if let Err(error) = served {
+            debug!(%peer, %error, "connection ended early");
+        }
+    }
+}
+
+async fn answer(
+    mut router: Router,
+    request: Request<Incoming>,
+    peer: SocketAddr,
+) -> Result<Response<Body>, Infallible> {
+    let mut request = request.map(Body::new);
+    request.extensions_mut().insert(ConnectInfo(peer));
+    router.call(request).await
+}
