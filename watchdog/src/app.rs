@@ -1,0 +1,226 @@
+//! The watchdog's life: everything is opened, served, and drained in order.
+//!
+//! In: a [`Config`] and the [`Place`] it runs in. Out: the exit code.
+//! Always: the lock file exists only while the port is open; SIGTERM ends in exit code 0, whatever it interrupts; the
+//! function is told to stop only when the last request is answered.
+
+use std::sync::Arc;
+
+use hyperfaas_protocol::control::{Boot, OwnerState};
+use hyperfaas_protocol::duration::GoDuration;
+use hyperfaas_protocol::moment::SystemClock;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use crate::boot::Place;
+use crate::config::Config;
+use crate::exchange::Books;
+use crate::health::LockFile;
+use crate::http::{self, Doors, Server};
+use crate::log::{self, Stream, line};
+use crate::pid1::{Reaper, StopSignals};
+use crate::state::State;
+use crate::worker::{Surroundings, Worker};
+use crate::{control, worker};
+
+/// Exit code when something that is needed cannot be had.
+const FAILED: u8 = 1;
+/// Exit code when the metrics port is taken, as in the originals.
+const METRICS_FAILED: u8 = 2;
+
+/// What is running.
+struct App {
+    config: Config,
+    state: Arc<State>,
+    books: Arc<Books>,
+    lock: LockFile,
+    doors: Doors,
+    worker: Worker,
+    /// The owner's process, where the mode has one.
+    owner: JoinHandle<Option<u8>>,
+    is_managed: bool,
+}
+
+/// Runs until a signal or a failure; the exit code.
+pub(crate) async fn run(config: Config, place: Place, lock: LockFile) -> u8 {
+    for stream in [Stream::Stdout, Stream::Stderr] {
+        tokio::spawn(log::drain(stream));
+    }
+    let mut signals = match StopSignals::install() {
+        Ok(signals) => signals,
+        Err(error) => {
+            return fail(FAILED, format_args!("Error installing signal handlers: {error}"));
+        }
+    };
+    match App::start(config, place, lock) {
+        Ok(app) => app.live(&mut signals).await,
+        Err(code) => code,
+    }
+}
+
+fn fail(code: u8, text: std::fmt::Arguments<'_>) -> u8 {
+    line!("{text}");
+    code
+}
+
+impl App {
+    fn start(config: Config, place: Place, lock: LockFile) -> Result<Self, u8> {
+        let Place { boot, environment, seal } = place;
+        let is_managed = boot.is_some();
+        let clock = SystemClock::start();
+        let (state, reaper) = (Arc::new(State::new()), Arc::new(Reaper::default()));
+        reaper.start().map_err(|e| {
+            fail(FAILED, format_args!("Error installing the handler for SIGCHLD: {e}"))
+        })?;
+        let around =
+            Surroundings { environment, seal, reaper, state: state.clone(), clock, is_managed };
+        let worker = Worker::new(&config, around);
+        let books = Arc::new(Books::new(config.max_inflight, clock));
+        announce(&config);
+        let listener = open(config.port, "Listening on port")?;
+        if let Some(boot) = &boot {
+            open_control(boot, &state)?;
+        }
+        open_metrics(&config, &books, is_managed)?;
+        let doors = Doors::open();
+        let app = Self {
+            owner: start_owner(&worker),
+            config,
+            state,
+            books,
+            lock,
+            doors,
+            worker,
+            is_managed,
+        };
+        app.write_lock()?;
+        app.serve(listener);
+        Ok(app)
+    }
+
+    fn serve(&self, listener: TcpListener) {
+        let server = Server {
+            worker: self.worker.clone(),
+            books: self.books.clone(),
+            state: self.state.clone(),
+            lock: self.lock.clone(),
+            ready_path: self.config.ready_path.clone(),
+            timeouts: self.config.timeouts,
+            is_managed: self.is_managed,
+        };
+        http::serve(Arc::new(server), listener, &self.doors);
+        self.worker.announce(&self.state);
+    }
+
+    fn write_lock(&self) -> Result<(), u8> {
+        if self.config.suppress_lock {
+            line!(
+                "Warning: \"suppress_lock\" is enabled. No automated health-checks will be in place for your function."
+            );
+            return Ok(());
+        }
+        line!("Writing lock-file to: {}", self.lock.path().display());
+        match self.lock.write() {
+            Ok(()) => Ok(()),
+            Err(error) if self.is_managed => {
+                line!(
+                    "Warning: cannot write the lock-file, the provider is told over its link: {error}"
+                );
+                Ok(())
+            }
+            Err(error) => Err(fail(
+                FAILED,
+                format_args!("Error writing {}: {error}", self.lock.path().display()),
+            )),
+        }
+    }
+
+    /// Waits for the end: a signal, or the owner's process taking us along.
+    async fn live(mut self, signals: &mut StopSignals) -> u8 {
+        tokio::select! {
+            signal = signals.wait() => self.drain(signal).await,
+            code = &mut self.owner => match code {
+                Ok(Some(code)) => code,
+                _ => FAILED,
+            },
+        }
+    }
+
+    /// Stops in the order of the originals, except that the function is told last.
+    async fn drain(self, signal: &str) -> u8 {
+        // The provider has sent nothing new since before it stopped us, so there is nothing to wait for.
+        let interval =
+            if self.is_managed { GoDuration::from_secs(0) } else { self.config.timeouts.health };
+        line!("{signal}: no new connections in {interval}");
+        self.state.enter(OwnerState::Draining, None);
+        if !self.config.suppress_lock {
+            line!("Removing lock-file : {}", self.lock.path().display());
+            self.lock.remove();
+        }
+        tokio::time::sleep(interval.positive().unwrap_or_default()).await;
+        line!("No new connections allowed, draining: {} requests", self.books.running());
+        if !self.doors.close(self.config.timeouts.drain()).await {
+            line!("Error in Shutdown: context deadline exceeded");
+        }
+        if let Some(owner) = self.worker.owner() {
+            owner.stop();
+            // Bounded: the owner kills what does not stop.
+            let _ = self.owner.await;
+        }
+        line!("Exiting. Active connections: {}", self.books.running());
+        0
+    }
+}
+
+/// The owner's process, or for modes without one a task that never ends.
+fn start_owner(worker: &Worker) -> JoinHandle<Option<u8>> {
+    match worker.owner() {
+        Some(owner) => tokio::spawn(worker::Owner::run(owner.clone())),
+        None => tokio::spawn(std::future::pending()),
+    }
+}
+
+fn announce(config: &Config) {
+    let mode = config.mode.of_watchdog_name();
+    if let Some(mode) = mode {
+        line!("Watchdog mode: {mode}\tfprocess: \"{}\"", config.fprocess);
+    }
+    let t = &config.timeouts;
+    let stop = if mode.is_none() { "." } else { "" };
+    line!(
+        "Timeouts: read: {} write: {} hard: {} health: {}{stop}",
+        t.read,
+        t.write,
+        t.exec,
+        t.health
+    );
+}
+
+/// Opens a port and logs under which number.
+fn open(port: u16, what: &str) -> Result<TcpListener, u8> {
+    let listener = http::listen(port);
+    match listener.and_then(|listener| Ok((listener.local_addr()?.port(), listener))) {
+        Ok((port, listener)) => {
+            line!("{what}: {port}");
+            Ok(listener)
+        }
+        Err(error) => Err(fail(FAILED, format_args!("Error ListenAndServe: port {port}: {error}"))),
+    }
+}
+
+fn open_control(boot: &Boot, state: &Arc<State>) -> Result<(), u8> {
+    let listener = open(boot.control_port, "Control link listening on port")?;
+    control::serve(listener, boot, state.clone());
+    Ok(())
+}
+
+/// On its own the watchdog fails loudly, as the originals do; under a provider the function matters more.
+fn open_metrics(config: &Config, books: &Arc<Books>, is_managed: bool) -> Result<(), u8> {
+    let Some(port) = config.metrics_port else { return Ok(()) };
+    match open(port, "Metrics listening on port") {
+        Ok(listener) => http::serve_metrics(books.clone(), listener),
+        Err(_) if is_managed => line!("Warning: no metrics, port {port} is taken"),
+        Err(_) => return Err(METRICS_FAILED),
+    }
+    Ok(())
+}

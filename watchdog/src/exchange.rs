@@ -1,0 +1,171 @@
+//! One request from its arrival to the last byte of its answer: its place, its time, its log line, its counts.
+//!
+//! In: what happens to it. Out: metrics and an access line, written when the [`Exchange`] is dropped.
+//! Always: the place is given back and the request counted exactly once, however it ends; whoever still works on the
+//! request holds the exchange: the body being sent, or the process that outlives its client.
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hyper::{Method, Request, Uri};
+use hyperfaas_protocol::moment::{Clock, Moment, SystemClock};
+
+use crate::admission::{Admission, Load, admit};
+use crate::log;
+use crate::metrics::Metrics;
+
+/// Code counted for a request whose client left before there was an answer.
+const CLIENT_GONE: u16 = 504;
+
+/// Keeps the books of all requests.
+#[derive(Debug)]
+pub(crate) struct Books {
+    limit: Option<NonZeroUsize>,
+    running: AtomicUsize,
+    pub(crate) metrics: Metrics,
+    clock: SystemClock,
+}
+
+impl Books {
+    pub(crate) fn new(limit: Option<NonZeroUsize>, clock: SystemClock) -> Self {
+        Self { limit, running: AtomicUsize::new(0), metrics: Metrics::default(), clock }
+    }
+
+    /// Requests admitted and not yet over.
+    pub(crate) fn running(&self) -> usize {
+        self.running.load(Ordering::Relaxed)
+    }
+
+    /// What would become of one more request now.
+    pub(crate) fn admission(&self) -> Admission {
+        admit(Load { in_flight: self.running(), limit: self.limit.map(NonZeroUsize::get) })
+    }
+
+    /// Opens the books for a request, whether it will be admitted or not.
+    pub(crate) fn open<B>(self: &Arc<Self>, request: &Request<B>) -> Exchange {
+        self.metrics.begin();
+        self.running.fetch_add(1, Ordering::Relaxed);
+        Exchange {
+            books: self.clone(),
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            start: self.clock.now(),
+            code: None,
+            access: None,
+        }
+    }
+}
+
+/// One request being served. Dropping it closes the books.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    books: Arc<Books>,
+    method: Method,
+    uri: Uri,
+    start: Moment,
+    code: Option<u16>,
+    access: Option<Access>,
+}
+
+/// What the access line says beyond method, target and time.
+#[derive(Debug)]
+pub(crate) struct Access {
+    /// `200` or `200 OK`.
+    pub(crate) status: String,
+    /// Bytes of the answer; −1 when unknown.
+    pub(crate) length: i64,
+    /// Text in brackets at the end.
+    pub(crate) call_id: Option<String>,
+}
+
+impl Exchange {
+    /// Time since the request arrived.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.books.clock.now().since(self.start)
+    }
+
+    /// Notes the status of the answer.
+    pub(crate) fn answered(&mut self, code: u16) {
+        self.code = Some(code);
+    }
+
+    /// Asks for an access line at the end.
+    pub(crate) fn log_at_end(&mut self, access: Access) {
+        self.access = Some(access);
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let elapsed = self.elapsed();
+        self.books.running.fetch_sub(1, Ordering::Relaxed);
+        self.books.metrics.end(&self.method, self.code.unwrap_or(CLIENT_GONE), elapsed);
+        if let Some(Access { status, length, call_id }) = self.access.take() {
+            let target = self.uri.path_and_query().map_or("", |target| target.as_str());
+            let call_id = call_id.map(|id| format!(" [{id}]")).unwrap_or_default();
+            log::line!(
+                "{} {target} - {status} - ContentLength: {} ({:.4}s){call_id}",
+                self.method,
+                HumanSize(length),
+                elapsed.as_secs_f64()
+            );
+        }
+    }
+}
+
+/// A number of bytes with four significant digits and decimal units, as Go's `units.HumanSize` prints it.
+#[derive(Debug, Clone, Copy)]
+struct HumanSize(i64);
+
+impl fmt::Display for HumanSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
+        if self.0 < 1000 {
+            return write!(f, "{}B", self.0);
+        }
+        let (mut whole, mut scale, mut unit) = (self.0.unsigned_abs(), 1_u64, 0);
+        while whole >= 1000 {
+            whole /= 1000;
+            scale *= 1000;
+            unit += 1;
+        }
+        let decimals: u32 = if whole >= 100 {
+            1
+        } else if whole >= 10 {
+            2
+        } else {
+            3
+        };
+        let factor = u128::from(10_u64.pow(decimals));
+        let value = (u128::from(self.0.unsigned_abs()) * factor + u128::from(scale / 2))
+            / u128::from(scale);
+        let fraction = format!("{:0width$}", value % factor, width = decimals as usize);
+        let fraction = fraction.trim_end_matches('0');
+        let point = if fraction.is_empty() { "" } else { "." };
+        write!(f, "{}{point}{fraction}{}", value / factor, UNITS[unit])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_read_as_in_the_originals_log() {
+        for (bytes, text) in [
+            (-1, "-1B"),
+            (0, "0B"),
+            (999, "999B"),
+            (1000, "1kB"),
+            (2049, "2.049kB"),
+            (10_485_760, "10.49MB"),
+            (123_456, "123.5kB"),
+            (i64::MAX, "9.223EB"),
+        ] {
+            assert_eq!(HumanSize(bytes).to_string(), text);
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! The plain HTTP port: health checks are answered here, everything else goes to the worker.
+//!
+//! In: connections. Out: answers, and counts in [`Books`].
+//! Always: a request is admitted or refused before its body is read; on shutdown nothing new is accepted, idle connections
+//! close at once, and requests being served end first.
+//! Touches: TCP. Decisions are made by `admission` and `health`.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{mpsc, watch};
+
+use crate::admission::Admission;
+use crate::body::Body;
+use crate::config::Timeouts;
+use crate::exchange::Books;
+use crate::guarded::Guarded;
+use crate::health::{self, LockFile, Verdict};
+use crate::log::line;
+use crate::metrics;
+use crate::state::State;
+use crate::worker::{self, Worker};
+
+/// Longest queue of connections not yet accepted; the kernel cuts it to its own limit.
+const BACKLOG: u32 = 4096;
+/// Longest request line and headers together, in bytes; Go's limit.
+const HEAD_MAX: usize = (1 << 20) + 4096;
+/// Most header lines; Go's limit.
+const HEADERS_MAX: usize = 500;
+/// Pause after an `accept` that failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// All deadlines of the metrics port.
+const METRICS_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Everything the port needs to answer.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) worker: Worker,
+    pub(crate) books: Arc<Books>,
+    pub(crate) state: Arc<State>,
+    pub(crate) lock: LockFile,
+    pub(crate) ready_path: Option<String>,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) is_managed: bool,
+}
+
+/// Tells connections to finish, and tells when all have.
+#[derive(Debug)]
+pub(crate) struct Doors {
+    closing: watch::Sender<bool>,
+    guest: mpsc::Sender<()>,
+    guests: mpsc::Receiver<()>,
+}
+
+impl Doors {
+    pub(crate) fn open() -> Self {
+        let (guest, guests) = mpsc::channel(1);
+        Self { closing: watch::Sender::new(false), guest, guests }
+    }
+
+    /// Accepts nothing more, and waits until every connection is closed, at most `patience`; whether all were.
+    pub(crate) async fn close(self, patience: Duration) -> bool {
+        let Self { closing, guest, mut guests } = self;
+        closing.send_replace(true);
+        drop(guest);
+        tokio::time::timeout(patience, guests.recv()).await.is_ok()
+    }
+}
+
+/// Opens `port` on all addresses of both families, or of the one the system has.
+///
+/// # Errors
+/// When the port is taken or forbidden.
+pub(crate) fn listen(port: u16) -> io::Result<TcpListener> {
+    let open = |address: SocketAddr| {
+        let socket = if address.is_ipv6() { TcpSocket::new_v6() } else { TcpSocket::new_v4() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    open((Ipv6Addr::UNSPECIFIED, port).into()).or_else(|error| match error.kind() {
+        io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied => Err(error),
+        _ => open((Ipv4Addr::UNSPECIFIED, port).into()),
+    })
+}
+
+/// Serves `listener` until the doors close.
+pub(crate) fn serve(server: Arc<Server>, listener: TcpListener, doors: &Doors) {
+    let (mut closing, guest) = (doors.closing.subscribe(), doors.guest.clone());
+    tokio::spawn(async move {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                _ = closing.wait_for(|closing| *closing) => return,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    let connection = connection(
+                        server.clone(),
+                        stream,
+                        peer.ip(),
+                        closing.clone(),
+                        guest.clone(),
+                    );
+                    tokio::spawn(connection);
+                }
+                Err(error) => accept_failed(&error).await,
+            }
+        }
+    });
+}
+
+async fn accept_failed(error: &io::Error) {
+    // A client that left before it was accepted is no reason to wait.
+    if error.kind() != io::ErrorKind::ConnectionAborted {
+        line!("Error accepting connections: {error}");
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
+}
+
+async fn connection(
+    server: Arc<Server>,
+    stream: TcpStream,
+    peer: IpAddr,
+    mut closing: watch::Receiver<bool>,
+    _guest: mpsc::Sender<()>,
+) {
+    // Without it answers wait for acknowledgements; a failure only costs time.
+    let _ = stream.set_nodelay(true);
+    let io = TokioIo::new(Guarded::new(stream, server.timeouts.write.positive()));
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(server.timeouts.read.positive());
+    builder.title_case_headers(true).max_headers(HEADERS_MAX).max_buf_size(HEAD_MAX);
+    // A process that reads its input to the end does not mind a client that has finished sending; a relayed request
+    // must be given up when its client is gone, and the two look alike.
+    builder.half_close(server.worker.owner().is_none());
+    let service = service_fn(move |request| {
+        let server = server.clone();
+        async move { Ok::<_, Infallible>(server.answer(request, peer).await) }
+    });
+    let mut connection = std::pin::pin!(builder.serve_connection(io, service).with_upgrades());
+    let is_over = tokio::select! {
+        _ = connection.as_mut() => true,
+        _ = closing.wait_for(|closing| *closing) => false,
+    };
+    if !is_over {
+        connection.as_mut().graceful_shutdown();
+        // What went wrong concerns this client only, and it knows.
+        let _ = connection.await;
+    }
+}
+
+impl Server {
+    async fn answer(&self, request: Request<Incoming>, peer: IpAddr) -> Response<Body> {
+        match request.uri().path() {
+            "/_/health" => self.health(&request),
+            "/_/ready" => self.ready(request).await,
+            _ => self.function(request, peer).await,
+        }
+    }
+
+    fn health(&self, request: &Request<Incoming>) -> Response<Body> {
+        if request.method() != Method::GET {
+            return worker::empty(StatusCode::METHOD_NOT_ALLOWED);
+        }
+        let state = self.state.now();
+        match health::health(state, self.lock.exists(), self.is_managed) {
+            Verdict::Good => worker::sniffed(StatusCode::OK, "OK"),
+            Verdict::Bad | Verdict::Busy => worker::empty(StatusCode::SERVICE_UNAVAILABLE),
+        }
+    }
+
+    async fn ready(&self, request: Request<Incoming>) -> Response<Body> {
+        if request.method() != Method::GET {
+            return worker::empty(StatusCode::METHOD_NOT_ALLOWED);
+        }
+        let is_full = matches!(self.books.admission(), Admission::Refuse { .. });
+        match health::readiness(self.state.now(), self.lock.exists(), self.is_managed, is_full) {
+            Verdict::Bad => worker::empty(StatusCode::SERVICE_UNAVAILABLE),
+            Verdict::Busy => worker::empty(StatusCode::TOO_MANY_REQUESTS),
+            Verdict::Good => match &self.ready_path {
+                Some(path) => {
+                    worker::empty(self.worker.probe(path, request.into_parts().0.headers).await)
+                }
+                None => worker::empty(StatusCode::OK),
+            },
+        }
+    }
+
+    async fn function(&self, request: Request<Incoming>, peer: IpAddr) -> Response<Body> {
+        let admission = self.books.admission();
+        let mut exchange = self.books.open(&request);
+        match admission {
+            Admission::Run => self.worker.clone().serve(request, peer, exchange).await,
+            Admission::Refuse { limit } => {
+                exchange.answered(StatusCode::TOO_MANY_REQUESTS.as_u16());
+                refused(limit)
+            }
+        }
+    }
+}
+
+fn refused(limit: usize) -> Response<Body> {
+    let text = format!("Concurrent request limit exceeded. Max concurrent requests: {limit}\n");
+    let mut response = worker::sniffed(StatusCode::TOO_MANY_REQUESTS, text);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    response.headers_mut().insert(worker::INTERNAL, HeaderValue::from_static("faas-middleware"));
+    response
+}
+
+/// Serves the metrics of `books` for as long as the watchdog lives.
+pub(crate) fn serve_metrics(books: Arc<Books>, listener: TcpListener) {
+    tokio::spawn(async move {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => drop(tokio::spawn(metrics_connection(books.clone(), stream))),
+                Err(error) => accept_failed(&error).await,
+            }
+        }
+    });
+}
+
+async fn metrics_connection(books: Arc<Books>, stream: TcpStream) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let response = match request.uri().path() {
+            "/metrics" => {
+                let mut response = Response::new(Body::full(books.metrics.render()));
+                response
+                    .headers_mut()
+                    .insert(CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE));
+                response
+            }
+            _ => worker::sniffed(StatusCode::NOT_FOUND, "404 page not found\n"),
+        };
+        std::future::ready(Ok::<_, Infallible>(response))
+    });
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(METRICS_PATIENCE).title_case_headers(true);
+    let io = TokioIo::new(Guarded::new(stream, Some(METRICS_PATIENCE)));
+    // The next scrape tells more than this failure.
+    let _ = builder.serve_connection(io, service).await;
+}

@@ -1,0 +1,239 @@
+//! The watchdog's own log lines and those of its workers, in the shape of the OpenFaaS watchdogs.
+//!
+//! In: [`line!`] from anywhere, whole lines of workers through [`Output`]. Out: our stderr and stdout.
+//! Always: nobody blocks on a slow reader: lines wait in a bounded queue per stream, workers are read no further while
+//! it is full, and our own lines are counted instead of kept then.
+//! Touches: descriptors 1 and 2, which are left in blocking mode since others may share them.
+
+use std::fmt;
+use std::io::Write as _;
+use std::os::fd::BorrowedFd;
+use std::sync::{LazyLock, Mutex, MutexGuard};
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::sync::Notify;
+
+/// Bytes waiting on one stream beyond which workers' pipes are read no further.
+const WORKER_HIGH: usize = 64 << 10;
+/// Bytes waiting on one stream beyond which the watchdog's own lines are dropped and counted.
+const OWN_HIGH: usize = 256 << 10;
+/// A pipe that polls writable takes this many bytes without blocking (one page; Linux' PIPE_BUF).
+const PIPE_CHUNK: usize = 4096;
+/// How long the last lines may take when the watchdog exits.
+const FLUSH_PATIENCE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
+/// Writes one line with the time in front to the watchdog's log.
+macro_rules! line {
+    ($($arg:tt)*) => { $crate::log::write_line(format_args!($($arg)*)) };
+}
+pub(crate) use line;
+
+/// One of the two streams a container's log is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stream {
+    Stdout,
+    Stderr,
+}
+
+impl Stream {
+    /// The name that `prefix_logs` puts in front of a worker's line.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+
+    fn output(self) -> &'static Output {
+        match self {
+            Self::Stdout => &STDOUT,
+            Self::Stderr => &STDERR,
+        }
+    }
+}
+
+static STDOUT: LazyLock<Output> = LazyLock::new(Output::default);
+static STDERR: LazyLock<Output> = LazyLock::new(Output::default);
+static ZONE: LazyLock<TimeZone> = LazyLock::new(|| TimeZone::try_system().unwrap_or(TimeZone::UTC));
+
+/// See [`line!`].
+pub(crate) fn write_line(text: fmt::Arguments<'_>) {
+    let mut queue = STDERR.lock();
+    if queue.waiting() > OWN_HIGH {
+        queue.dropped += 1;
+        return;
+    }
+    queue.note_dropped();
+    queue.push_time();
+    queue.push_text(text);
+    drop(queue);
+    STDERR.wake.notify_one();
+}
+
+/// Writes raw bytes as they are, without time or line end; for `write_debug` and `debug_headers`.
+pub(crate) fn write_raw(stream: Stream, bytes: &[u8]) {
+    let output = stream.output();
+    let mut queue = output.lock();
+    if queue.waiting() > OWN_HIGH {
+        queue.dropped += 1;
+        return;
+    }
+    queue.bytes.extend_from_slice(bytes);
+    drop(queue);
+    output.wake.notify_one();
+}
+
+/// Forwards one line of a worker, with time and stream name in front when `prefix` is set; waits while the queue is full.
+pub(crate) async fn forward(stream: Stream, prefix: bool, text: &[u8]) {
+    let output = stream.output();
+    while output.lock().waiting() > WORKER_HIGH {
+        // The writer runs on the same thread and notifies after every write, so no wake-up can slip in between.
+        output.space.notified().await;
+    }
+    let mut queue = output.lock();
+    if prefix {
+        queue.push_time();
+        queue.push_text_inline(format_args!("{}: ", stream.name()));
+    }
+    queue.bytes.extend_from_slice(text);
+    queue.bytes.push(b'\n');
+    drop(queue);
+    output.wake.notify_one();
+}
+
+/// Writes what is queued for `stream`, for ever.
+pub(crate) async fn drain(stream: Stream) {
+    match stream {
+        Stream::Stdout => STDOUT.drain(rustix::stdio::stdout()).await,
+        Stream::Stderr => STDERR.drain(rustix::stdio::stderr()).await,
+    }
+}
+
+/// Writes what is still queued on both streams, at most for [`FLUSH_PATIENCE`] a piece; the last thing before an exit.
+pub(crate) fn flush() {
+    STDOUT.flush(rustix::stdio::stdout());
+    STDERR.flush(rustix::stdio::stderr());
+}
+
+/// The lines waiting for one stream.
+#[derive(Default)]
+struct Output {
+    queue: Mutex<Queue>,
+    wake: Notify,
+    space: Notify,
+}
+
+#[derive(Default)]
+struct Queue {
+    bytes: Vec<u8>,
+    /// How much of `bytes` is written.
+    done: usize,
+    dropped: u64,
+    /// The last second written and its text; most lines share it.
+    second: i64,
+    time: String,
+}
+
+impl Output {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().expect("no holder of this lock panics")
+    }
+
+    async fn drain(&self, fd: BorrowedFd<'static>) {
+        // Files and /dev/null cannot be polled; they never block either.
+        let pollable = crate::sys::watch_writable(fd);
+        loop {
+            self.wake.notified().await;
+            while self.lock().waiting() > 0 {
+                if let Some(pollable) = &pollable
+                    && !is_writable(fd, Timespec::default())
+                {
+                    let Ok(mut guard) = pollable.writable().await else { return };
+                    guard.clear_ready();
+                    continue;
+                }
+                self.lock().write_some(fd);
+                self.space.notify_waiters();
+            }
+        }
+    }
+
+    fn flush(&self, fd: BorrowedFd<'_>) {
+        let mut queue = self.lock();
+        queue.note_dropped();
+        while queue.waiting() > 0 && is_writable(fd, FLUSH_PATIENCE) {
+            queue.write_some(fd);
+        }
+    }
+}
+
+fn is_writable(fd: BorrowedFd<'_>, patience: Timespec) -> bool {
+    let mut fds = [PollFd::new(&fd, PollFlags::OUT)];
+    match poll(&mut fds, Some(&patience)) {
+        Ok(_) => !fds[0].revents().is_empty(),
+        Err(_) => true,
+    }
+}
+
+impl Queue {
+    const fn waiting(&self) -> usize {
+        self.bytes.len() - self.done
+    }
+
+    /// Writes one piece; on an error that is not temporary the queue is emptied, for nobody will ever read it.
+    fn write_some(&mut self, fd: BorrowedFd<'_>) {
+        let end = self.bytes.len().min(self.done + PIPE_CHUNK);
+        match rustix::io::write(fd, &self.bytes[self.done..end]) {
+            Ok(count) => self.done += count,
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
+            Err(_) => self.done = self.bytes.len(),
+        }
+        if self.done == self.bytes.len() {
+            self.bytes.clear();
+            self.bytes.shrink_to(PIPE_CHUNK);
+            self.done = 0;
+        } else if self.done > OWN_HIGH {
+            self.bytes.drain(..self.done);
+            self.done = 0;
+        }
+    }
+
+    fn note_dropped(&mut self) {
+        if self.dropped > 0 {
+            let dropped = std::mem::take(&mut self.dropped);
+            self.push_time();
+            self.push_text(format_args!("{dropped} log lines dropped: nobody read them in time"));
+        }
+    }
+
+    fn push_time(&mut self) {
+        let now = Timestamp::now();
+        if self.second != now.as_second() || self.time.is_empty() {
+            let t = ZONE.to_datetime(now);
+            self.second = now.as_second();
+            self.time = format!(
+                "{:04}/{:02}/{:02} {:02}:{:02}:{:02} ",
+                t.year(),
+                t.month(),
+                t.day(),
+                t.hour(),
+                t.minute(),
+                t.second()
+            );
+        }
+        self.bytes.extend_from_slice(self.time.as_bytes());
+    }
+
+    fn push_text(&mut self, text: fmt::Arguments<'_>) {
+        self.push_text_inline(text);
+        if self.bytes.last() != Some(&b'\n') {
+            self.bytes.push(b'\n');
+        }
+    }
+
+    fn push_text_inline(&mut self, text: fmt::Arguments<'_>) {
+        self.bytes.write_fmt(text).expect("writing to memory cannot fail");
+    }
+}

@@ -1,0 +1,72 @@
+//! Where the owner's worker stands, for everybody who wants to know: health checks, requests that wait, the provider.
+//!
+//! In: changes from whoever causes them. Out: the newest [`Status`], and a wake-up for each change.
+//! Always: once draining, always draining; equal statuses are reported once.
+
+use hyperfaas_protocol::control::OwnerState;
+use tokio::sync::watch;
+
+/// The owner's worker at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Status {
+    /// Where it stands.
+    pub(crate) state: OwnerState,
+    /// Why, for people.
+    pub(crate) reason: Option<String>,
+}
+
+/// Holds the newest [`Status`].
+#[derive(Debug)]
+pub(crate) struct State(watch::Sender<Status>);
+
+impl State {
+    /// Begins with a worker that starts.
+    pub(crate) fn new() -> Self {
+        Self(watch::Sender::new(Status { state: OwnerState::Starting, reason: None }))
+    }
+
+    /// Enters `state`; nothing leaves [`OwnerState::Draining`].
+    pub(crate) fn enter(&self, state: OwnerState, reason: Option<String>) {
+        let next = Status { state, reason };
+        self.0.send_if_modified(|now| {
+            let changes = now.state != OwnerState::Draining && *now != next;
+            if changes {
+                *now = next;
+            }
+            changes
+        });
+    }
+
+    /// The present state.
+    pub(crate) fn now(&self) -> OwnerState {
+        self.0.borrow().state
+    }
+
+    pub(crate) fn is(&self, state: OwnerState) -> bool {
+        self.now() == state
+    }
+
+    /// A view that starts with the present status.
+    pub(crate) fn watch(&self) -> watch::Receiver<Status> {
+        self.0.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn draining_is_final_and_repetitions_wake_nobody() {
+        let state = State::new();
+        let mut view = state.watch();
+        view.mark_unchanged();
+        state.enter(OwnerState::Starting, None);
+        assert!(!view.has_changed().unwrap());
+        state.enter(OwnerState::Ready, None);
+        assert!(view.has_changed().unwrap());
+        state.enter(OwnerState::Draining, None);
+        state.enter(OwnerState::Crashed, Some("exit status 1".into()));
+        assert_eq!(view.borrow_and_update().state, OwnerState::Draining);
+    }
+}

@@ -1,0 +1,167 @@
+//! The worker of the container's owner: one variant a mode, all with the same face towards the server.
+//!
+//! In: admitted requests with their [`Exchange`]. Out: answers.
+//! Always: whoever works on a request holds its exchange, so that it is counted until the work is over.
+
+mod answer;
+mod backoff;
+mod buffered;
+mod cgi;
+mod fork;
+mod headers;
+mod output;
+mod owner;
+mod pool;
+mod program;
+mod relay;
+mod relayed;
+mod streaming;
+mod upgrade;
+
+use std::ffi::OsString;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use hyper::header::{HeaderMap, HeaderValue};
+use hyper::{Request, Response, StatusCode};
+use hyperfaas_protocol::control::OwnerState;
+use hyperfaas_protocol::moment::SystemClock;
+
+pub(crate) use answer::{INTERNAL, empty, sniffed};
+pub(crate) use owner::Owner;
+pub(crate) use relayed::Relayed;
+
+use crate::body::Body;
+use crate::config::{ClassicSettings, Config, Dialect, ForkKind, Mode};
+use crate::exchange::Exchange;
+use crate::pid1::Reaper;
+use crate::state::State;
+use crate::sys::Seal;
+use fork::Forker;
+use pool::Pool;
+use program::Program;
+use relay::Relay;
+
+/// Serves the requests of one function.
+#[derive(Debug, Clone)]
+pub(crate) enum Worker {
+    Classic { forker: Arc<Forker>, settings: Arc<ClassicSettings> },
+    Streaming { forker: Arc<Forker>, content_type: HeaderValue },
+    Serializing { forker: Arc<Forker>, content_type: HeaderValue },
+    Relay(Arc<Relay>),
+}
+
+/// What a worker needs besides its settings.
+#[derive(Debug)]
+pub(crate) struct Surroundings {
+    /// The environment its processes get.
+    pub(crate) environment: Vec<(OsString, OsString)>,
+    pub(crate) seal: Seal,
+    pub(crate) reaper: Arc<Reaper>,
+    pub(crate) state: Arc<State>,
+    pub(crate) clock: SystemClock,
+    pub(crate) is_managed: bool,
+}
+
+impl Worker {
+    /// The worker that `config` asks for; nothing is started.
+    pub(crate) fn new(config: &Config, around: Surroundings) -> Self {
+        let Surroundings { environment, seal, reaper, state, clock, is_managed } = around;
+        let (timeouts, output) = (config.timeouts, config.output);
+        let program = |words: &[String]| Program::new(words.to_vec(), environment, seal);
+        match &config.mode {
+            Mode::Fork { kind, words } => {
+                let fprocess = config.fprocess.clone();
+                let forker = Arc::new(Forker {
+                    program: program(words),
+                    reaper,
+                    timeouts,
+                    output,
+                    fprocess,
+                });
+                Self::fork(forker, kind)
+            }
+            Mode::Http { upstream, words, settings } => {
+                let owner = Arc::new(Owner {
+                    program: program(words),
+                    upstream: upstream.clone(),
+                    output,
+                    reaper,
+                    state,
+                    pool: Pool::new(clock),
+                    clock,
+                    is_managed,
+                    signs: owner::Signs::default(),
+                });
+                let (upstream, settings) = (upstream.clone(), settings.clone());
+                Self::Relay(Arc::new(Relay { owner, upstream, settings, timeouts }))
+            }
+        }
+    }
+
+    fn fork(forker: Arc<Forker>, kind: &ForkKind) -> Self {
+        let header =
+            |text: &String| HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""));
+        match kind {
+            ForkKind::Classic(settings) => {
+                Self::Classic { forker, settings: Arc::new(settings.clone()) }
+            }
+            ForkKind::Streaming { content_type } => {
+                Self::Streaming { forker, content_type: header(content_type) }
+            }
+            ForkKind::Serializing { content_type } => {
+                Self::Serializing { forker, content_type: header(content_type) }
+            }
+        }
+    }
+
+    /// The long-running process, if the mode has one.
+    pub(crate) fn owner(&self) -> Option<&Arc<Owner>> {
+        match self {
+            Self::Relay(relay) => Some(&relay.owner),
+            _ => None,
+        }
+    }
+
+    /// Enters the state the mode begins in: one that forks a process a request can serve at once.
+    pub(crate) fn announce(&self, state: &State) {
+        if self.owner().is_none() {
+            state.enter(OwnerState::Ready, None);
+        }
+    }
+
+    /// Serves one request of the client at `peer`.
+    pub(crate) async fn serve(
+        self,
+        request: Request<Incoming>,
+        peer: IpAddr,
+        exchange: Exchange,
+    ) -> Response<Body> {
+        match self {
+            Self::Classic { forker, settings } => {
+                buffered::classic(forker, settings, request, exchange).await
+            }
+            Self::Streaming { forker, content_type } => {
+                streaming::serve(forker, content_type, request, exchange).await
+            }
+            Self::Serializing { forker, content_type } => {
+                buffered::serializing(forker, content_type, request, exchange).await
+            }
+            Self::Relay(relay) => relay.serve(request, peer, exchange).await,
+        }
+    }
+
+    /// Asks the function under `path` whether it is ready; `headers` are those of the probe.
+    pub(crate) async fn probe(&self, path: &str, headers: HeaderMap) -> StatusCode {
+        match self {
+            Self::Relay(relay) => relay.probe(path, headers).await,
+            Self::Classic { forker, .. } => {
+                buffered::probe(forker, Dialect::Classic, path, headers).await
+            }
+            Self::Streaming { forker, .. } | Self::Serializing { forker, .. } => {
+                buffered::probe(forker, Dialect::OfWatchdog, path, headers).await
+            }
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The function's command: found, described and started as the originals do, failing in the same words.
+//!
+//! In: words, environment, seal. Out: a [`Command`] for the reaper, or an [`ExecError`] that reads like Go's.
+//! Source: Go's `exec.LookPath` and `exec.Command`: no shell, `PATH` is the container's, a match through the current
+//! directory is refused.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::pid1::{Process, Reaper};
+use crate::sys::{Seal, seal_on_exec};
+
+/// What a worker executes.
+#[derive(Debug)]
+pub(crate) struct Program {
+    /// The command and its arguments; the first may be empty, which fails when started.
+    words: Vec<String>,
+    /// The container's environment without our own variables.
+    environment: Vec<(OsString, OsString)>,
+    seal: Seal,
+}
+
+/// Why the command did not start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ExecError {
+    #[error("exec: no command")]
+    Empty,
+    #[error("exec: \"{0}\": executable file not found in $PATH")]
+    NotFound(String),
+    #[error("exec: \"{0}\": cannot run executable found relative to current directory")]
+    Relative(String),
+    #[error("exec: environment variable contains NUL")]
+    Nul,
+    #[error("fork/exec {path}: {cause}")]
+    Failed { path: String, cause: String },
+}
+
+impl Program {
+    pub(crate) const fn new(
+        words: Vec<String>,
+        environment: Vec<(OsString, OsString)>,
+        seal: Seal,
+    ) -> Self {
+        Self { words, environment, seal }
+    }
+
+    /// The command and its arguments, for log lines.
+    pub(crate) fn words(&self) -> &[String] {
+        &self.words
+    }
+
+    /// Starts the command with `variables` added to the environment, after `set_up` has attached its streams.
+    ///
+    /// # Errors
+    /// [`ExecError`]; nothing runs then.
+    pub(crate) fn start(
+        &self,
+        reaper: &Reaper,
+        variables: Vec<(OsString, OsString)>,
+        set_up: impl FnOnce(&mut Command),
+    ) -> Result<Process, ExecError> {
+        let path = self.find()?;
+        let mut command = Command::new(&path);
+        command.arg0(&self.words[0]).args(&self.words[1..]).env_clear();
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.envs(variables);
+        seal_on_exec(&mut command, self.seal.clone());
+        set_up(&mut command);
+        reaper.spawn(&mut command).map_err(|error| describe(&path, &error))
+    }
+
+    fn find(&self) -> Result<PathBuf, ExecError> {
+        let name = self.words.first().map_or("", String::as_str);
+        if name.is_empty() {
+            return Err(ExecError::Empty);
+        }
+        if name.contains('/') {
+            return Ok(PathBuf::from(name));
+        }
+        let path = self
+            .environment
+            .iter()
+            .find(|(key, _)| key == "PATH")
+            .map(|(_, value)| value.as_os_str());
+        for directory in path.unwrap_or_default().as_bytes().split(|b| *b == b':') {
+            let directory = if directory.is_empty() { b"." } else { directory };
+            let candidate = Path::new(OsStr::from_bytes(directory)).join(name);
+            if is_executable(&candidate) {
+                let found_here = !candidate.is_absolute();
+                return if found_here {
+                    Err(ExecError::Relative(name.to_owned()))
+                } else {
+                    Ok(candidate)
+                };
+            }
+        }
+        Err(ExecError::NotFound(name.to_owned()))
+    }
+}
+
+fn is_executable(path: &Path) -> bool {
+    path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+impl ExecError {
+    /// A start that failed in the system, for the file `path`.
+    pub(super) fn failed(path: &str, error: &io::Error) -> Self {
+        Self::Failed { path: path.to_owned(), cause: go_cause(error) }
+    }
+}
+
+/// Go's words for a failed start.
+fn describe(path: &Path, error: &io::Error) -> ExecError {
+    if error.kind() == io::ErrorKind::InvalidInput && error.raw_os_error().is_none() {
+        return ExecError::Nul;
+    }
+    ExecError::failed(&path.to_string_lossy(), error)
+}
+
+/// The system's own words, in lower case and without Rust's number behind them.
+fn go_cause(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_lowercase().chain(chars).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn program(words: &[&str], path: Option<&str>) -> Program {
+        let environment =
+            path.map(|p| (OsString::from("PATH"), OsString::from(p))).into_iter().collect();
+        Program::new(words.iter().map(|w| (*w).to_owned()).collect(), environment, Seal::default())
+    }
+
+    #[test]
+    fn commands_are_found_as_go_finds_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let tool = directory.path().join("tool");
+        std::fs::write(&tool, "#!/bin/sh\n").unwrap();
+        let path = format!("/nowhere:{}", directory.path().display());
+        let not_found = "exec: \"tool\": executable file not found in $PATH";
+        assert_eq!(
+            program(&["tool"], Some(&path)).find().unwrap_err().to_string(),
+            not_found,
+            "not executable"
+        );
+        std::fs::set_permissions(&tool, PermissionsExt::from_mode(0o755)).unwrap();
+        assert_eq!(program(&["tool"], Some(&path)).find().unwrap(), tool);
+        assert_eq!(program(&["./x"], None).find().unwrap(), PathBuf::from("./x"));
+        assert_eq!(program(&[""], None).find().unwrap_err().to_string(), "exec: no command");
+        assert_eq!(program(&["tool"], None).find().unwrap_err().to_string(), not_found);
+    }
+
+    #[test]
+    fn failures_read_like_gos() {
+        let error = describe(Path::new("/x"), &io::Error::from_raw_os_error(2));
+        assert_eq!(error.to_string(), "fork/exec /x: no such file or directory");
+        let error = describe(Path::new("/x"), &io::Error::from_raw_os_error(7));
+        assert_eq!(error.to_string(), "fork/exec /x: argument list too long");
+        let error = describe(Path::new("/x"), &io::Error::from_raw_os_error(13));
+        assert_eq!(error.to_string(), "fork/exec /x: permission denied");
+    }
+}

@@ -1,0 +1,302 @@
+//! Mode `http`: requests are relayed to the function's own HTTP server.
+//!
+//! In: a request. Out: the function's answer, streamed both ways at the same time.
+//! Always: never a good status without the function's word; a request waits for a function that does not listen yet, up
+//! to a deadline; it is sent a second time only when it provably reached nobody, or is one that may be repeated and met a
+//! connection the function had just closed.
+//! Source: of-watchdog's http mode; `docs/watchdog.md` lists where we differ.
+
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Response, StatusCode, Uri, Version};
+use tokio::time::Instant;
+
+use super::answer::{self, DURATION, INTERNAL};
+use super::owner::Owner;
+use super::pool::Lease;
+use super::relayed::Relayed;
+use super::{headers, upgrade};
+use crate::body::Body;
+use crate::config::{HttpSettings, Timeouts, Upstream};
+use crate::exchange::{Access, Exchange};
+use crate::inbound::{Fault, FaultCell, Inbound};
+use crate::log::line;
+
+const X_CALL_ID: HeaderName = HeaderName::from_static("x-call-id");
+
+/// Relays requests to one function's server.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    pub(super) owner: Arc<Owner>,
+    pub(super) upstream: Upstream,
+    pub(super) settings: HttpSettings,
+    pub(super) timeouts: Timeouts,
+}
+
+/// Why there is no answer to send on.
+#[derive(Debug, thiserror::Error)]
+enum RelayError {
+    #[error("upstream not listening: {0}")]
+    Unreachable(std::io::Error),
+    #[error("{0}")]
+    Broken(hyper::Error),
+    #[error("request body: {0}")]
+    Inbound(Fault),
+    #[error("deadline exceeded")]
+    Deadline,
+    #[error("invalid target")]
+    Target,
+}
+
+/// How one request is treated.
+struct Plan {
+    /// Whether the client waits for a stream or another protocol: only `write_timeout` applies then.
+    is_stream: bool,
+    /// For the head of the answer, then for its body.
+    deadline: Option<Instant>,
+    exec_limit: Option<Duration>,
+}
+
+impl Relay {
+    /// Serves one request of the client at `peer`.
+    pub(crate) async fn serve(
+        &self,
+        request: Request<Incoming>,
+        peer: IpAddr,
+        exchange: Exchange,
+    ) -> Response<Body> {
+        let mut exchange = exchange;
+        let mut request = request;
+        let protocol = headers::upgrade(request.headers());
+        let plan = self.plan(request.headers(), protocol.is_some());
+        let on_upgrade = protocol.is_some().then(|| hyper::upgrade::on(&mut request));
+        let call_id = self.call_id(request.headers());
+        let (mut parts, incoming) = request.into_parts();
+        headers::strip(&mut parts.headers, protocol);
+        if plan.is_stream {
+            headers::append_forwarded_for(&mut parts.headers, peer);
+        }
+        let is_probe = parts
+            .headers
+            .get("user-agent")
+            .is_some_and(|agent| agent.as_bytes().starts_with(b"kube-probe"));
+        let method = parts.method.clone();
+        let inbound = Inbound::new(incoming, self.timeouts.read.positive());
+        let cell = inbound.fault_cell();
+        let work = self.exchange(parts, inbound, cell);
+        let result = match plan.deadline {
+            Some(deadline) => {
+                tokio::time::timeout_at(deadline, work).await.unwrap_or(Err(RelayError::Deadline))
+            }
+            None => work.await,
+        };
+        let (response, lease) = match result {
+            Ok(answered) => answered,
+            Err(error) => return self.refuse(&error, &plan, exchange),
+        };
+        exchange.answered(response.status().as_u16());
+        if !is_probe {
+            exchange.log_at_end(access(&response, call_id));
+        }
+        match on_upgrade {
+            Some(client) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                exchange.answered(200);
+                upgrade::join(client, response, lease, exchange)
+            }
+            _ => self.send_on(response, lease, (&method, &plan), exchange).await,
+        }
+    }
+
+    /// Asks the function itself whether it is ready; `headers` are the probe's.
+    pub(crate) async fn probe(&self, path: &str, mut probe: HeaderMap) -> StatusCode {
+        headers::strip(&mut probe, None);
+        probe.remove("content-length");
+        let Ok(mut parts) = Request::get(path).body(()).map(|request| request.into_parts().0)
+        else {
+            return StatusCode::INTERNAL_SERVER_ERROR;
+        };
+        probe.remove(HOST);
+        parts.headers = probe;
+        let work = self.exchange(parts, Inbound::empty(), FaultCell::default());
+        let limit = self.timeouts.exec.positive().unwrap_or(PROBE_PATIENCE);
+        match tokio::time::timeout(limit, work).await {
+            Ok(Ok((response, _))) => response.status(),
+            Ok(Err(_)) => StatusCode::INTERNAL_SERVER_ERROR,
+            Err(_) => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    fn plan(&self, asked: &HeaderMap, is_upgrade: bool) -> Plan {
+        let is_stream = is_upgrade || headers::wants_stream(asked);
+        let write = self.timeouts.write.positive();
+        let exec_limit =
+            headers::exec_limit(asked, self.timeouts.exec.positive()).filter(|_| !is_stream);
+        let limit = [write, exec_limit].into_iter().flatten().min();
+        Plan { is_stream, deadline: limit.map(|limit| Instant::now() + limit), exec_limit }
+    }
+
+    fn call_id(&self, asked: &HeaderMap) -> Option<String> {
+        let id = || {
+            asked
+                .get(X_CALL_ID)
+                .map_or_else(|| "none".into(), |id| String::from_utf8_lossy(id.as_bytes()).into())
+        };
+        self.settings.log_call_id.then(id)
+    }
+
+    /// Sends the request and waits for the head of the answer.
+    async fn exchange(
+        &self,
+        mut parts: Parts,
+        inbound: Inbound,
+        cell: FaultCell,
+    ) -> Result<(Response<Incoming>, Lease), RelayError> {
+        self.address(&mut parts)?;
+        let mut inbound = if self.settings.buffer_body && !inbound.is_empty() {
+            Inbound::whole(inbound.read_whole().await.map_err(RelayError::Inbound)?)
+        } else {
+            inbound
+        };
+        loop {
+            let mut lease = self.owner.connection().await.map_err(RelayError::Unreachable)?;
+            let again = (lease.is_reused && inbound.is_empty() && is_repeatable(&parts.method))
+                .then(|| parts.clone());
+            let error =
+                match lease.sender.try_send_request(Request::from_parts(parts, inbound)).await {
+                    Ok(response) => return Ok((response, lease)),
+                    Err(error) => error,
+                };
+            let mut error = error;
+            if let Some(unsent) = error.take_message() {
+                (parts, inbound) = unsent.into_parts();
+                continue;
+            }
+            let error = error.into_error();
+            if let Some(fault) = cell.fault() {
+                return Err(RelayError::Inbound(fault));
+            }
+            match again {
+                Some(copy) if !error.is_parse() => (parts, inbound) = (copy, Inbound::empty()),
+                _ => return Err(RelayError::Broken(error)),
+            }
+        }
+    }
+
+    /// Turns the request towards the upstream: its base in front of the path, a host if the client named none.
+    fn address(&self, parts: &mut Parts) -> Result<(), RelayError> {
+        parts.version = Version::HTTP_11;
+        let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+        if !self.upstream.base.is_empty() || parts.uri.authority().is_some() {
+            let uri: Result<Uri, _> = format!("{}{target}", self.upstream.base).parse();
+            parts.uri = uri.map_err(|_| RelayError::Target)?;
+        }
+        if parts.headers.get(HOST).is_none_or(HeaderValue::is_empty) {
+            let host =
+                HeaderValue::try_from(self.upstream.authority()).map_err(|_| RelayError::Target)?;
+            parts.headers.insert(HOST, host);
+        }
+        Ok(())
+    }
+
+    async fn send_on(
+        &self,
+        response: Response<Incoming>,
+        lease: Lease,
+        (method, plan): (&Method, &Plan),
+        exchange: Exchange,
+    ) -> Response<Body> {
+        let (mut parts, mut incoming) = response.into_parts();
+        headers::strip(&mut parts.headers, None);
+        if !plan.is_stream {
+            parts.headers.insert(DURATION, answer::seconds(exchange.elapsed()));
+        }
+        let untyped = !parts.headers.contains_key(CONTENT_TYPE)
+            && !parts.headers.contains_key(CONTENT_ENCODING);
+        let mut first = None;
+        if untyped && *method != Method::HEAD {
+            first = match first_chunk(&mut incoming, plan.deadline).await {
+                Ok(first) => first,
+                Err(error) => return self.refuse(&error, plan, exchange),
+            };
+            if let Some(first) = &first {
+                let kind = HeaderValue::from_static(crate::sniff::content_type(first));
+                parts.headers.insert(CONTENT_TYPE, kind);
+            }
+        }
+        let deadline = plan.deadline.map(tokio::time::sleep_until);
+        let body = Body::relayed(Relayed::new(first, incoming, lease, deadline)).with(exchange);
+        Response::from_parts(parts, body)
+    }
+
+    fn refuse(&self, error: &RelayError, plan: &Plan, mut exchange: Exchange) -> Response<Body> {
+        line!("Upstream HTTP request error: {error}");
+        let unreachable = StatusCode::from_u16(self.settings.unreachable_status)
+            .unwrap_or(StatusCode::BAD_GATEWAY);
+        let status = match error {
+            RelayError::Deadline | RelayError::Inbound(Fault::Late | Fault::Short) => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
+            RelayError::Inbound(Fault::Malformed) | RelayError::Target => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+            RelayError::Unreachable(_) | RelayError::Broken(_) if plan.is_stream => {
+                StatusCode::BAD_GATEWAY
+            }
+            RelayError::Unreachable(_) | RelayError::Broken(_) => unreachable,
+        };
+        if let (RelayError::Deadline, Some(limit)) = (error, plan.exec_limit) {
+            line!("Upstream HTTP killed due to exec_timeout: {limit:?}");
+        }
+        exchange.answered(status.as_u16());
+        let mut response = answer::empty(status);
+        response.headers_mut().insert(DURATION, answer::seconds(exchange.elapsed()));
+        response.headers_mut().insert(INTERNAL, HeaderValue::from_static("of-watchdog"));
+        response.map(|body| body.with(exchange))
+    }
+}
+
+/// How long a readiness probe may take when `exec_timeout` sets no limit.
+const PROBE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Methods of which a second copy does no harm.
+fn is_repeatable(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE)
+}
+
+fn access(response: &Response<Incoming>, call_id: Option<String>) -> Access {
+    let status = response.status();
+    let status = match status.canonical_reason() {
+        Some(reason) => format!("{} {reason}", status.as_u16()),
+        None => status.as_u16().to_string(),
+    };
+    let length = hyper::body::Body::size_hint(response.body()).exact();
+    Access {
+        status,
+        length: length.map_or(-1, |length| i64::try_from(length).unwrap_or(i64::MAX)),
+        call_id,
+    }
+}
+
+/// The first bytes of an answer without type; `None` when it has no body.
+async fn first_chunk(
+    incoming: &mut Incoming,
+    deadline: Option<Instant>,
+) -> Result<Option<Bytes>, RelayError> {
+    let frame =
+        std::future::poll_fn(|cx| hyper::body::Body::poll_frame(Pin::new(&mut *incoming), cx));
+    let frame = match deadline {
+        Some(deadline) => {
+            tokio::time::timeout_at(deadline, frame).await.map_err(|_| RelayError::Deadline)?
+        }
+        None => frame.await,
+    };
+    let frame = frame.transpose().map_err(RelayError::Broken)?;
+    Ok(frame.and_then(|frame| frame.into_data().ok()))
+}

@@ -1,0 +1,4 @@
+//! Black-box tests: the watchdog as a real process.
+
+mod conformance;
+mod support;
