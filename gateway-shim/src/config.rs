@@ -1,0 +1,191 @@
+//! The gateway's settings, named as the OpenFaaS gateway names them.
+//!
+//! In: a lookup by name. Out: a [`ProcessConfig`], or every mistake at once.
+//! Touches: the secret files, when basic auth is on.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use hyperfaas_http::auth::BasicAuth;
+use hyperfaas_http::config::{Settings, SettingsError};
+use hyperfaas_http::{PoolSettings, ServeLimits};
+
+use crate::upstream::Upstream;
+
+/// Port of the gateway; the OpenFaaS gateway has the same one fixed.
+const PORT: u16 = 8080;
+/// Default of all timeouts, as in the OpenFaaS gateway.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Time for running requests at shutdown; within the 30 s that orchestrators commonly grant, with room to exit.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
+/// Where secrets are mounted.
+const SECRET_MOUNT_PATH: &str = "/run/secrets/";
+
+/// What the gateway's routes need.
+#[derive(Debug, Clone)]
+pub struct GatewayConfig {
+    /// Who may use `/system`; `None` leaves it open.
+    pub auth: Option<BasicAuth>,
+    /// Longest wait for a provider's answer to begin, while the request's body makes no progress; `None` waits for ever.
+    pub upstream_timeout: Option<Duration>,
+}
+
+/// What the gateway as a process needs.
+#[derive(Debug)]
+pub struct ProcessConfig {
+    /// Where to listen.
+    pub address: SocketAddr,
+    /// The routes' settings.
+    pub gateway: GatewayConfig,
+    /// The provider.
+    pub provider: Upstream,
+    /// Where logs come from, when that is not the provider.
+    pub logs: Option<Upstream>,
+    /// Limits of the server.
+    pub limits: ServeLimits,
+}
+
+impl ProcessConfig {
+    /// Reads all settings through `lookup`.
+    ///
+    /// # Errors
+    /// [`SettingsError`] with one line for every mistake.
+    pub fn from_vars(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
+        let mut settings = Settings::new(lookup);
+        let ip = settings.text("bind_address").unwrap_or_default();
+        let ip = if ip.is_empty() { Ok(IpAddr::V4(Ipv4Addr::UNSPECIFIED)) } else { ip.parse() };
+        if ip.is_err() {
+            settings.mistake("bind_address", "must be an IP address");
+        }
+        let port = settings.integer("port", PORT);
+        let limits = limits(&mut settings);
+        let upstream_timeout = settings.optional_duration("upstream_timeout", TIMEOUT);
+        let pool = pool(&mut settings);
+        let provider = upstream(&mut settings, "functions_provider_url", pool);
+        if settings.text("functions_provider_url").is_none() {
+            settings
+                .mistake("functions_provider_url", "must be set, such as http://provider:8081/");
+        }
+        let logs = upstream(&mut settings, "logs_provider_url", pool);
+        let auth = auth(&mut settings);
+        match (ip, provider) {
+            (Ok(ip), Some(provider)) => settings.finish(Self {
+                address: SocketAddr::new(ip, port),
+                gateway: GatewayConfig { auth, upstream_timeout },
+                provider,
+                logs,
+                limits,
+            }),
+            _ => Err(settings.finish(()).expect_err("whatever is missing was recorded")),
+        }
+    }
+}
+
+fn limits(settings: &mut Settings<'_>) -> ServeLimits {
+    // Accepted so that existing set-ups start; nothing here cuts an answer that is still being written.
+    settings.duration("write_timeout", TIMEOUT);
+    let defaults = ServeLimits::default();
+    ServeLimits {
+        header_read_timeout: settings.duration("read_timeout", TIMEOUT),
+        connections: settings.integer("max_connections", defaults.connections).max(1),
+        drain_timeout: settings.duration("drain_timeout", DRAIN_TIMEOUT),
+        ..defaults
+    }
+}
+
+fn pool(settings: &mut Settings<'_>) -> PoolSettings {
+    let defaults = PoolSettings::default();
+    PoolSettings {
+        idle_connections: settings.integer("max_idle_conns_per_host", defaults.idle_connections),
+        ..defaults
+    }
+}
+
+/// The upstream whose URL is in `name`, if set.
+fn upstream(settings: &mut Settings<'_>, name: &str, pool: PoolSettings) -> Option<Upstream> {
+    let url = settings.text(name)?;
+    match Upstream::from_url(&url, pool) {
+        Ok(upstream) => Some(upstream),
+        Err(error) => {
+            settings.mistake(name, &error.to_string());
+            None
+        }
+    }
+}
+
+fn auth(settings: &mut Settings<'_>) -> Option<BasicAuth> {
+    if !settings.flag("basic_auth") {
+        return None;
+    }
+    let directory = settings.text_or("secret_mount_path", SECRET_MOUNT_PATH);
+    match BasicAuth::from_files(Path::new(&directory)) {
+        Ok(auth) => Some(auth),
+        Err(error) => {
+            settings.mistake("basic_auth", &error.to_string());
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<ProcessConfig, SettingsError> {
+        let pairs: Vec<(String, String)> =
+            pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        ProcessConfig::from_vars(&move |name| {
+            pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())
+        })
+    }
+
+    #[test]
+    fn the_provider_url_is_all_that_is_needed() {
+        let config = read(&[("functions_provider_url", "http://provider:8081/")]).unwrap();
+        assert_eq!(config.address, "0.0.0.0:8080".parse().unwrap());
+        assert!(config.gateway.auth.is_none() && config.logs.is_none());
+        assert_eq!(config.gateway.upstream_timeout, Some(Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn every_mistake_is_named_once() {
+        let wrong = read(&[
+            ("bind_address", "here"),
+            ("port", "99999"),
+            ("read_timeout", "soon"),
+            ("basic_auth", "true"),
+            ("secret_mount_path", "/nowhere/at/all"),
+            ("functions_provider_url", "https://provider/"),
+        ]);
+        let lines = wrong.unwrap_err().0;
+        for name in
+            ["bind_address:", "port:", "read_timeout:", "basic_auth:", "functions_provider_url:"]
+        {
+            assert_eq!(
+                lines.iter().filter(|line| line.starts_with(name)).count(),
+                1,
+                "{name} in {lines:?}"
+            );
+        }
+        assert_eq!(read(&[]).unwrap_err().0.len(), 1);
+    }
+
+    #[test]
+    fn the_original_gateways_settings_are_accepted() {
+        let config = read(&[
+            ("functions_provider_url", "http://provider:8081/base/"),
+            ("read_timeout", "65s"),
+            ("write_timeout", "65"),
+            ("upstream_timeout", "1m"),
+            ("scale_from_zero", "true"),
+            ("direct_functions", "false"),
+            ("faas_nats_port", "4222"),
+            ("basic_auth", "false"),
+            ("logs_provider_url", "http://logs:8080"),
+        ]);
+        let config = config.unwrap();
+        assert_eq!(config.limits.header_read_timeout, Duration::from_secs(65));
+        assert!(config.logs.is_some());
+    }
+}

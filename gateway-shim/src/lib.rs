@@ -1,0 +1,22 @@
+//! An OpenFaaS gateway: function calls and the `/system` API, passed on to a provider.
+//!
+//! In: HTTP requests of faas-cli, callers and connectors. Out: the provider's answers, streamed.
+//! [`router`] is the whole gateway; `main.rs` serves it as its own process, our provider can serve it beside its own API.
+//! Always: the path's bytes and all bodies pass unchanged, credentials for `/system` are checked here and replaced by the
+//! gateway's own, and a failure of the provider is a 502 or 504 with one line, never a 200.
+
+pub mod config;
+mod error;
+mod invoke;
+mod routes;
+mod system;
+pub mod upstream;
+
+pub use config::{GatewayConfig, ProcessConfig};
+pub use routes::router;
+pub use upstream::Upstream;
+
+/// This gateway's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The commit this gateway was built from, or `unknown`.
+pub const SHA: &str = env!("HYPERFAAS_SHA");

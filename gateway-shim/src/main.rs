@@ -1,0 +1,92 @@
+//! The gateway as its own process.
+//!
+//! Touches: the environment and the settings file once, signals, the listening socket.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use hyperfaas_gateway::{ProcessConfig, SHA, VERSION, router};
+use hyperfaas_http::config::{EXIT_SETTINGS, lookup};
+use hyperfaas_http::serve::raise_open_files;
+use hyperfaas_http::{listen, serve, telemetry};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+fn main() -> ExitCode {
+    match std::env::args().nth(1).as_deref() {
+        None => {}
+        Some("--version" | "-V") => {
+            let written = writeln!(std::io::stdout(), "hyperfaas-gateway {VERSION} ({SHA})");
+            return if written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        }
+        Some(_) => {
+            return usage("takes no arguments but --version; settings are environment variables");
+        }
+    }
+    let config = match read() {
+        Ok(config) => config,
+        Err(mistakes) => return usage(&mistakes),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(run(config)),
+        Err(error) => {
+            error!(%error, "cannot start the runtime");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Sets up logging and reads the settings; on failure, what is wrong.
+fn read() -> Result<ProcessConfig, String> {
+    let lookup = lookup().map_err(|error| error.to_string())?;
+    telemetry::init(&lookup).map_err(|error| error.to_string())?;
+    ProcessConfig::from_vars(&lookup).map_err(|error| error.to_string())
+}
+
+fn usage(mistakes: &str) -> ExitCode {
+    for line in mistakes.lines() {
+        // Nobody is left to tell when standard error is gone.
+        let _ = writeln!(std::io::stderr(), "hyperfaas-gateway: {line}");
+    }
+    ExitCode::from(EXIT_SETTINGS)
+}
+
+async fn run(config: ProcessConfig) -> ExitCode {
+    let shutdown = CancellationToken::new();
+    if let Err(error) = watch_signals(shutdown.clone()) {
+        error!(%error, "cannot watch signals");
+        return ExitCode::FAILURE;
+    }
+    let listener = match listen(config.address) {
+        Ok(listener) => listener,
+        Err(error) => {
+            error!(address = %config.address, %error, "cannot listen");
+            return ExitCode::FAILURE;
+        }
+    };
+    let open_files = raise_open_files();
+    let address = listener.local_addr().unwrap_or(config.address);
+    let (provider, basic_auth) = (&config.provider, config.gateway.auth.is_some());
+    info!(version = VERSION, %address, ?provider, basic_auth, open_files, "gateway listening");
+    serve(listener, router(config.gateway, config.provider, config.logs), config.limits, shutdown)
+        .await;
+    info!("gateway stopped");
+    ExitCode::SUCCESS
+}
+
+/// Cancels `shutdown` on SIGTERM or SIGINT.
+fn watch_signals(shutdown: CancellationToken) -> std::io::Result<()> {
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        info!("stopping: running requests finish first");
+        shutdown.cancel();
+    });
+    Ok(())
+}

@@ -1,0 +1,8 @@
+//! The gateway in front of a recording provider, over HTTP and in one process.
+
+#![expect(clippy::unwrap_used, reason = "these are tests, their helper functions included")]
+
+mod calls;
+mod program;
+mod support;
+mod system;

@@ -1,0 +1,186 @@
+//! The `/system` API, health and the front door.
+
+use http::{Method, Request, StatusCode};
+use hyperfaas_gateway::router;
+use hyperfaas_http::auth::BasicAuth;
+
+use crate::support::{USER, ask, config, over_http, pair, provider, start};
+
+const FORWARDED: [(&str, &str); 18] = [
+    ("GET", "/system/functions?namespace=x"),
+    ("POST", "/system/functions"),
+    ("PUT", "/system/functions"),
+    ("DELETE", "/system/functions"),
+    ("GET", "/system/function/f?usage=1"),
+    ("POST", "/system/scale-function/f"),
+    ("GET", "/system/secrets"),
+    ("POST", "/system/secrets"),
+    ("PUT", "/system/secrets"),
+    ("DELETE", "/system/secrets"),
+    ("GET", "/system/namespaces"),
+    ("POST", "/system/namespace/"),
+    ("GET", "/system/namespace/n"),
+    ("PUT", "/system/namespace/n"),
+    ("DELETE", "/system/namespace/n"),
+    ("GET", "/system/namespaces/n"),
+    ("GET", "/system/logs?name=f&follow=1"),
+    ("GET", "/system/telemetry"),
+];
+
+fn authorization() -> String {
+    BasicAuth::new(USER.0, USER.1).header().to_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn every_route_needs_credentials_and_reaches_the_provider_with_the_gateways_own() {
+    let pair = pair(provider(), true);
+    for gateway in &pair.gateways {
+        for (method, target) in FORWARDED {
+            let request = || Request::builder().method(method).uri(target);
+            for wrong in [None, Some("Bearer "), Some("Basic YWRtaW46d3Jvbmc="), Some("Basic !")] {
+                let request =
+                    wrong.map_or_else(request, |value| request().header("authorization", value));
+                let refused = ask(gateway, request, "").await;
+                assert_eq!(refused.status, StatusCode::UNAUTHORIZED, "{method} {target} {wrong:?}");
+                assert_eq!(refused.body, "invalid credentials");
+                assert_eq!(refused.header("www-authenticate"), "Basic realm=\"Restricted\"");
+            }
+            let authorized = request().header("authorization", authorization());
+            let body = if method == "GET" { "" } else { "{\"replicas\":100}" };
+            let answer = ask(gateway, authorized, body).await;
+            assert_eq!(answer.status, StatusCode::ACCEPTED, "{method} {target}");
+            assert!(answer.body.starts_with(&format!("{method} {target}\n")), "{}", answer.body);
+            assert!(
+                answer.body.contains(&format!("authorization: {}\n", authorization())),
+                "{}",
+                answer.body
+            );
+            assert!(
+                answer.body.ends_with(&format!("\n\n{body}")),
+                "the body passes unchanged: {}",
+                answer.body
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn unknown_paths_and_wrong_methods_are_told_before_credentials() {
+    let pair = pair(provider(), true);
+    for gateway in &pair.gateways {
+        for path in [
+            "/system",
+            "/system/functions/",
+            "/system/nothing",
+            "/async-function/f",
+            "/function/",
+            "/ui/",
+            "/x",
+        ] {
+            let answer = ask(gateway, Request::post(path), "").await;
+            assert_eq!(
+                (answer.status, answer.body.as_str()),
+                (StatusCode::NOT_FOUND, "404 page not found\n"),
+                "{path}"
+            );
+        }
+        for (method, path) in [
+            (Method::PATCH, "/system/functions"),
+            (Method::POST, "/system/function/f"),
+            (Method::GET, "/system/scale-function/f"),
+            (Method::DELETE, "/system/logs"),
+            (Method::POST, "/healthz"),
+        ] {
+            let answer = ask(gateway, Request::builder().method(method).uri(path), "").await;
+            assert_eq!(
+                (answer.status, answer.body.as_str()),
+                (StatusCode::METHOD_NOT_ALLOWED, ""),
+                "{path}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_auth_the_callers_credentials_pass() {
+    let pair = pair(provider(), false);
+    for gateway in &pair.gateways {
+        let answer =
+            ask(gateway, Request::get("/system/functions").header("authorization", "Bearer "), "")
+                .await;
+        assert_eq!(answer.status, StatusCode::ACCEPTED);
+        let token =
+            ask(gateway, Request::get("/system/functions").header("authorization", "Bearer t"), "")
+                .await;
+        assert!(token.body.contains("authorization: Bearer t\n"), "{}", token.body);
+    }
+}
+
+#[tokio::test]
+async fn info_wraps_the_providers_and_never_holds_null() {
+    let pair = pair(provider(), false);
+    for gateway in &pair.gateways {
+        let answer = ask(gateway, Request::get("/system/info"), "").await;
+        assert_eq!(
+            (answer.status, answer.header("content-type")),
+            (StatusCode::OK, "application/json")
+        );
+        let expected = format!(
+            "{{\"provider\":{{\"provider\":\"fake\",\"version\":{{\"sha\":\"abc\",\"release\":\"9.9\"}},\
+             \"orchestration\":\"test\"}},\"version\":{{\"sha\":\"{}\",\"release\":\"{}\"}},\"arch\":\"{}\"}}",
+            hyperfaas_gateway::SHA,
+            hyperfaas_gateway::VERSION,
+            std::env::consts::ARCH
+        );
+        assert_eq!(answer.body, expected);
+        assert!(!hyperfaas_gateway::SHA.is_empty());
+    }
+    let broken = axum::Router::new().fallback(|| async { "null" });
+    let broken = start(broken);
+    let gateway = start(router(config(false), over_http(broken.address), None));
+    let answer = ask(&gateway, Request::get("/system/info"), "").await;
+    assert!(
+        answer.body.starts_with("{\"provider\":{\"provider\":\"\",\"version\":{"),
+        "{}",
+        answer.body
+    );
+    assert!(!answer.body.contains("null"));
+}
+
+#[tokio::test]
+async fn health_is_the_providers() {
+    let pair = pair(provider(), true);
+    for gateway in &pair.gateways {
+        assert_eq!(ask(gateway, Request::get("/healthz"), "").await.status, StatusCode::ACCEPTED);
+        let head = ask(gateway, Request::head("/healthz"), "").await;
+        assert_eq!((head.status, head.body.as_str()), (StatusCode::ACCEPTED, ""));
+    }
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let gateway = start(router(config(false), over_http(gone), None));
+    assert_eq!(ask(&gateway, Request::get("/healthz"), "").await.status, StatusCode::BAD_GATEWAY);
+}
+
+#[tokio::test]
+async fn logs_may_come_from_elsewhere() {
+    let (main, other) =
+        (start(provider()), start(axum::Router::new().fallback(|| async { "other logs" })));
+    let gateway =
+        start(router(config(false), over_http(main.address), Some(over_http(other.address))));
+    assert_eq!(ask(&gateway, Request::get("/system/logs?name=f"), "").await.body, "other logs");
+    assert_eq!(
+        ask(&gateway, Request::get("/system/functions"), "").await.status,
+        StatusCode::ACCEPTED
+    );
+}
+
+#[tokio::test]
+async fn the_front_door_says_what_this_is() {
+    let pair = pair(provider(), true);
+    let answer = ask(&pair.gateways[0], Request::get("/"), "").await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert!(
+        answer.body.starts_with("HyperFaaS gateway ") && answer.body.lines().count() < 24,
+        "{}",
+        answer.body
+    );
+}
