@@ -1,0 +1,205 @@
+//! Claims about the catalog, each on a directory of its own.
+
+use bytes::Bytes;
+use hyperfaas_protocol::SecretName;
+use hyperfaas_protocol::openfaas::FunctionDeployment;
+use tempfile::TempDir;
+
+use super::*;
+
+fn open(state: &TempDir) -> Catalog {
+    try_open(state).unwrap()
+}
+
+fn try_open(state: &TempDir) -> Result<Catalog, StoreError> {
+    let default_namespace = Namespace::parse("openfaas-fn").unwrap();
+    Catalog::open(&CatalogSettings { state_dir: state.path().join("state"), default_namespace, max_replicas: 100 })
+}
+
+fn spec(name: &str, labels: &[(&str, &str)]) -> FunctionSpec {
+    let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    let deployment =
+        FunctionDeployment { service: name.into(), image: "a/b:c".into(), labels, ..FunctionDeployment::default() };
+    FunctionSpec::parse(deployment, &Namespace::parse("openfaas-fn").unwrap()).unwrap()
+}
+
+fn secret(name: &str) -> SecretName {
+    SecretName::parse(name).unwrap()
+}
+
+#[tokio::test]
+async fn everything_acknowledged_is_there_after_a_restart() {
+    let state = TempDir::new().unwrap();
+    let dev = Namespace::parse("dev").unwrap();
+    let (created, key, master) = {
+        let catalog = open(&state);
+        let created = catalog.create(spec("fn1", &[("com.openfaas.scale.min", "2")])).await.unwrap();
+        catalog.scale(created.spec.key.clone(), 7).await.unwrap();
+        catalog.create_namespace(dev.clone(), FunctionNamespace::default()).await.unwrap();
+        catalog.create_secret(dev.clone(), secret("s1"), Bytes::from_static(b"v\0")).await.unwrap();
+        (created, catalog.function(&spec("fn1", &[]).key).unwrap().spec.key.clone(), *catalog.master_key())
+    };
+    let catalog = open(&state);
+    let function = catalog.function(&key).unwrap();
+    assert_eq!((function.replicas, function.revision), (7, created.revision));
+    assert_eq!((function.created_at, &function.spec), (created.created_at, &created.spec));
+    assert_eq!(*catalog.master_key(), master);
+    assert_eq!(catalog.namespaces().iter().map(Namespace::as_str).collect::<Vec<_>>(), ["openfaas-fn", "dev"]);
+    assert_eq!(catalog.secrets(dev).await.unwrap(), [secret("s1")]);
+}
+
+#[tokio::test]
+async fn a_second_provider_on_the_same_directory_is_told_so() {
+    let state = TempDir::new().unwrap();
+    let _first = open(&state);
+    let error = try_open(&state).unwrap_err();
+    assert!(matches!(error, StoreError::InUse(_)), "{error}");
+    assert!(error.to_string().contains("another provider is running"));
+}
+
+#[tokio::test]
+async fn an_update_always_gets_a_new_revision_and_keeps_birth_and_replicas() {
+    let state = TempDir::new().unwrap();
+    let catalog = open(&state);
+    let first = catalog.create(spec("fn1", &[])).await.unwrap();
+    catalog.scale(first.spec.key.clone(), 5).await.unwrap();
+    let second = catalog.update(spec("fn1", &[])).await.unwrap();
+    assert!(second.revision > first.revision);
+    assert_eq!((second.created_at, second.replicas), (first.created_at, 5));
+    let third = catalog.update(spec("fn1", &[("com.openfaas.scale.min", "3")])).await.unwrap();
+    assert_eq!(third.replicas, 3);
+    let fourth = catalog.update(spec("fn1", &[])).await.unwrap();
+    assert!(fourth.spec.deployment.labels.is_empty() && fourth.replicas == 3);
+}
+
+#[tokio::test]
+async fn a_name_that_comes_back_never_reuses_a_revision_also_across_restarts() {
+    let state = TempDir::new().unwrap();
+    let mut last = 0;
+    for _ in 0..3 {
+        let catalog = open(&state);
+        let function = catalog.create(spec("fn1", &[])).await.unwrap();
+        assert!(function.revision > last);
+        last = function.revision;
+        catalog.delete(function.spec.key.clone()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_is_unknown_or_there_already_is_refused_and_changes_nothing() {
+    let state = TempDir::new().unwrap();
+    let catalog = open(&state);
+    let missing = spec("fn1", &[]);
+    assert!(matches!(catalog.update(missing.clone()).await, Err(CatalogError::FunctionUnknown(_))));
+    assert!(matches!(catalog.delete(missing.key.clone()).await, Err(CatalogError::FunctionUnknown(_))));
+    assert!(matches!(catalog.scale(missing.key.clone(), 1).await, Err(CatalogError::FunctionUnknown(_))));
+    let before = *catalog.subscribe().borrow();
+    let mut elsewhere = missing.clone();
+    elsewhere.key.namespace = Namespace::parse("nowhere").unwrap();
+    assert!(matches!(catalog.create(elsewhere).await, Err(CatalogError::NamespaceUnknown(_))));
+    let mut with_secret = missing.clone();
+    with_secret.secrets = vec![secret("s1")];
+    assert!(matches!(catalog.create(with_secret.clone()).await, Err(CatalogError::SecretUnknown(_))));
+    assert!(matches!(catalog.update(with_secret.clone()).await, Err(CatalogError::FunctionUnknown(_))));
+    assert_eq!((*catalog.subscribe().borrow(), catalog.snapshot().len()), (before, 0));
+    catalog.create(missing.clone()).await.unwrap();
+    assert!(matches!(catalog.create(missing).await, Err(CatalogError::FunctionExists(_))));
+    assert!(matches!(catalog.update(with_secret).await, Err(CatalogError::SecretUnknown(_))));
+    assert_eq!(catalog.snapshot().len(), 1);
+}
+
+#[tokio::test]
+async fn scaling_is_clamped_to_the_smaller_maximum() {
+    let state = TempDir::new().unwrap();
+    let catalog = open(&state);
+    let plain = catalog.create(spec("plain", &[])).await.unwrap();
+    let small = catalog.create(spec("small", &[("com.openfaas.scale.max", "4")])).await.unwrap();
+    assert_eq!(catalog.scale(plain.spec.key.clone(), u64::MAX).await.unwrap(), 100);
+    assert_eq!(catalog.scale(small.spec.key.clone(), 1_000_000_000).await.unwrap(), 4);
+    assert_eq!(catalog.scale(small.spec.key.clone(), 0).await.unwrap(), 0);
+    let greedy = catalog.create(spec("greedy", &[("com.openfaas.scale.min", "4000")])).await.unwrap();
+    assert_eq!(greedy.replicas, 100);
+}
+
+#[tokio::test]
+async fn functions_are_listed_by_name_within_their_namespace() {
+    let state = TempDir::new().unwrap();
+    let catalog = open(&state);
+    let dev = Namespace::parse("dev").unwrap();
+    catalog.create_namespace(dev.clone(), FunctionNamespace::default()).await.unwrap();
+    for name in ["zz", "0", "a-b", "a"] {
+        catalog.create(spec(name, &[])).await.unwrap();
+    }
+    let mut other = spec("b", &[]);
+    other.key.namespace = dev.clone();
+    catalog.create(other).await.unwrap();
+    let names = |namespace: &Namespace| {
+        catalog.functions(namespace).iter().map(|f| f.spec.key.name.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(catalog.default_namespace()), ["0", "a", "a-b", "zz"]);
+    assert_eq!(names(&dev), ["b"]);
+}
+
+#[tokio::test]
+async fn subscribers_hear_of_a_change_once_it_can_be_seen() {
+    let state = TempDir::new().unwrap();
+    let catalog = Arc::new(open(&state));
+    let mut changes = catalog.subscribe();
+    let creating = tokio::spawn({
+        let catalog = Arc::clone(&catalog);
+        async move { catalog.create(spec("fn1", &[])).await.map(drop) }
+    });
+    changes.changed().await.unwrap();
+    assert!(catalog.function(&spec("fn1", &[]).key).is_some());
+    creating.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn racing_creates_of_one_name_succeed_exactly_once() {
+    let state = TempDir::new().unwrap();
+    let catalog = Arc::new(open(&state));
+    let tasks = (0..16).map(|_| {
+        let catalog = Arc::clone(&catalog);
+        tokio::spawn(async move { catalog.create(spec("fn1", &[])).await.is_ok() })
+    });
+    let mut won = 0;
+    for task in tasks.collect::<Vec<_>>() {
+        won += usize::from(task.await.unwrap());
+    }
+    assert_eq!(won, 1);
+}
+
+#[tokio::test]
+async fn a_namespace_goes_only_when_it_is_empty_and_not_the_default() {
+    let state = TempDir::new().unwrap();
+    let catalog = open(&state);
+    let dev = Namespace::parse("dev").unwrap();
+    let default = catalog.default_namespace().clone();
+    assert!(matches!(catalog.delete_namespace(default).await, Err(CatalogError::NamespaceIsDefault(_))));
+    assert!(matches!(catalog.delete_namespace(dev.clone()).await, Err(CatalogError::NamespaceNotFound(_))));
+    catalog.create_namespace(dev.clone(), FunctionNamespace::default()).await.unwrap();
+    let again = catalog.create_namespace(dev.clone(), FunctionNamespace::default()).await;
+    assert!(matches!(again, Err(CatalogError::NamespaceExists(_))));
+    catalog.create_secret(dev.clone(), secret("s1"), Bytes::new()).await.unwrap();
+    let refused = catalog.delete_namespace(dev.clone()).await.unwrap_err();
+    assert_eq!(refused.to_string(), "namespace dev is not empty: delete its secrets first");
+    catalog.delete_secret(dev.clone(), secret("s1")).await.unwrap();
+    catalog.delete_namespace(dev.clone()).await.unwrap();
+    assert!(!catalog.has_namespace(&dev));
+}
+
+#[tokio::test]
+async fn a_replica_gets_the_bytes_of_its_secrets_in_order() {
+    let state = TempDir::new().unwrap();
+    let catalog = open(&state);
+    let default = catalog.default_namespace().clone();
+    for (name, value) in [("b", &b"2\0"[..]), ("a", b"1\n")] {
+        catalog.create_secret(default.clone(), secret(name), Bytes::copy_from_slice(value)).await.unwrap();
+    }
+    let mut wanted = spec("fn1", &[]);
+    wanted.secrets = vec![secret("b"), secret("a")];
+    let files = catalog.secret_files(&wanted).await.unwrap();
+    assert_eq!(files.iter().map(|f| &f.bytes[..]).collect::<Vec<_>>(), [&b"2\0"[..], b"1\n"]);
+    catalog.delete_secret(default, secret("a")).await.unwrap();
+    assert!(matches!(catalog.secret_files(&wanted).await, Err(CatalogError::SecretUnknown(_))));
+}

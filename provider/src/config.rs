@@ -1,0 +1,303 @@
+//! The provider's settings: OpenFaaS' names where OpenFaaS has one, `HYPERFAAS_…` for the rest.
+//!
+//! In: a lookup by name. Out: a [`Config`], or every mistake at once.
+//! Units: durations as OpenFaaS writes them (`60` is seconds, `1m30s`); counts are plain integers.
+//! Touches: nothing; the secret files are read by [`Config::auth`].
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use hyperfaas_gateway::GatewayConfig;
+use hyperfaas_http::auth::{AuthError, BasicAuth};
+use hyperfaas_http::config::{Settings, SettingsError};
+use hyperfaas_protocol::Namespace;
+use hyperfaas_protocol::names::DEFAULT_NAMESPACE;
+
+use crate::api::ApiSettings;
+use crate::catalog::CatalogSettings;
+use crate::dispatch::DispatchSettings;
+use crate::engine::PullPolicy;
+use crate::engine::docker::{DEFAULT_HOST, DockerConfig};
+use crate::reconcile;
+use crate::scheduler::Policy;
+
+/// Port of the provider API: faasd's and the charts', so that a gateway finds it where it looks.
+const PORT: u16 = 8081;
+/// Longest wait for an answer's head. OpenFaaS' default of 10 s cuts slow functions; its charts set 60 s, and so do we.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// Where the credentials are mounted, as in OpenFaaS.
+const SECRET_MOUNT_PATH: &str = "/run/secrets/";
+/// Where catalog and secrets are kept: the place for a service's state on Linux.
+const STATE_DIR: &str = "/var/lib/hyperfaas";
+/// The network of functions and of services that call them.
+const NETWORK: &str = "hyperfaas-functions";
+/// The installation's name on the engine.
+const INSTALLATION: &str = "default";
+/// Longest name of an installation, in bytes: it becomes part of names on the engine.
+const INSTALLATION_MAX: usize = 40;
+/// The watchdog's file name beside the provider's program.
+const WATCHDOG: &str = "fwatchdog";
+/// Most replicas of one function: what one host carries of small containers, and no more from one mistyped number.
+const MAX_REPLICAS: u32 = 100;
+/// Time for a started container to become ready: a large runtime on a busy host takes tens of seconds.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time a request waits for a replica: the gateway's own patience.
+const COLD_START_TIMEOUT: Duration = Duration::from_secs(60);
+/// Requests of one function that may wait: each holds a connection, about 20 KiB.
+const PARKED_MAX: usize = 1000;
+/// Time a replica on its way out has for what it serves: as long as an answer may take to begin.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time between SIGTERM and SIGKILL: the watchdogs' own default to finish in.
+const STOP_GRACE: Duration = Duration::from_secs(30);
+/// Containers started at the same time: Docker starts about eight a second, more at once only wait inside it.
+const STARTS_AT_ONCE: usize = 4;
+/// Time for a management request's body: 4 MiB over a slow line.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Everything the process needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where both servers listen.
+    pub address: IpAddr,
+    /// Port of the provider API.
+    pub port: u16,
+    /// Port of the gateway in this process; `None`: there is none.
+    pub gateway_port: Option<u16>,
+    has_basic_auth: bool,
+    secret_mount_path: PathBuf,
+    read_timeout: Option<Duration>,
+    body_timeout: Duration,
+    namespace: Namespace,
+    state_dir: PathBuf,
+    max_replicas: u32,
+    cold_start_timeout: Duration,
+    parked_max: usize,
+    reconcile: reconcile::Settings,
+    docker: DockerConfig,
+}
+
+impl Config {
+    /// Reads all settings through `lookup`.
+    ///
+    /// # Errors
+    /// [`SettingsError`] with one line for every mistake.
+    pub fn from_vars(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
+        let mut settings = Settings::new(lookup);
+        let s = &mut settings;
+        // Accepted so that existing set-ups start; nothing here cuts an answer that is still being written.
+        s.optional_duration("write_timeout", READ_TIMEOUT);
+        let config = Self {
+            address: parsed(s, "HYPERFAAS_ADDRESS", IpAddr::V4(Ipv4Addr::UNSPECIFIED), "must be an IP address"),
+            port: s.integer("port", PORT),
+            gateway_port: s.text("HYPERFAAS_GATEWAY_PORT").map(|_| s.integer("HYPERFAAS_GATEWAY_PORT", 0)),
+            has_basic_auth: s.flag("basic_auth"),
+            secret_mount_path: s.text_or("secret_mount_path", SECRET_MOUNT_PATH).into(),
+            read_timeout: s.optional_duration("read_timeout", READ_TIMEOUT),
+            body_timeout: s.duration("HYPERFAAS_BODY_TIMEOUT", BODY_TIMEOUT),
+            namespace: namespace(s),
+            state_dir: s.text_or("HYPERFAAS_STATE_DIR", STATE_DIR).into(),
+            max_replicas: at_least_one(s, "HYPERFAAS_MAX_REPLICAS", MAX_REPLICAS),
+            cold_start_timeout: s.duration("HYPERFAAS_COLD_START_TIMEOUT", COLD_START_TIMEOUT),
+            parked_max: at_least_one(s, "HYPERFAAS_PARKED_MAX", PARKED_MAX),
+            reconcile: reconcile_settings(s),
+            docker: docker_config(s),
+        };
+        settings.finish(config)
+    }
+
+    /// The credentials of `/system`; `None` when basic auth is off.
+    ///
+    /// # Errors
+    /// [`AuthError`] when basic auth is on and a file is missing or says nothing.
+    pub fn auth(&self) -> Result<Option<BasicAuth>, AuthError> {
+        self.has_basic_auth.then(|| BasicAuth::from_files(&self.secret_mount_path)).transpose()
+    }
+
+    /// Settings of the catalog.
+    pub fn catalog(&self) -> CatalogSettings {
+        CatalogSettings {
+            state_dir: self.state_dir.clone(),
+            default_namespace: self.namespace.clone(),
+            max_replicas: self.max_replicas,
+        }
+    }
+
+    /// Settings of the engine.
+    pub fn docker(&self) -> DockerConfig {
+        self.docker.clone()
+    }
+
+    /// Settings of the request path.
+    pub fn dispatch(&self) -> DispatchSettings {
+        DispatchSettings {
+            head_timeout: self.read_timeout,
+            cold_start_timeout: self.cold_start_timeout,
+            parked_max: self.parked_max,
+        }
+    }
+
+    /// Settings of the reconciler.
+    pub fn reconcile(&self) -> reconcile::Settings {
+        self.reconcile
+    }
+
+    /// Settings of the management API.
+    pub fn api(&self) -> ApiSettings {
+        ApiSettings { body_timeout: self.body_timeout }
+    }
+
+    /// Settings of the gateway in this process, which trusts whom the provider trusts.
+    pub fn gateway(&self, auth: Option<BasicAuth>) -> GatewayConfig {
+        GatewayConfig { auth, upstream_timeout: self.read_timeout }
+    }
+}
+
+fn reconcile_settings(s: &mut Settings<'_>) -> reconcile::Settings {
+    reconcile::Settings {
+        policy: Policy {
+            starts_at_once: at_least_one(s, "HYPERFAAS_STARTS_AT_ONCE", STARTS_AT_ONCE),
+            start_timeout: s.duration("HYPERFAAS_START_TIMEOUT", START_TIMEOUT),
+            ..Policy::default()
+        },
+        pull: pull(s),
+        drain_timeout: s.duration("HYPERFAAS_DRAIN_TIMEOUT", DRAIN_TIMEOUT),
+        stop_grace: s.duration("HYPERFAAS_STOP_GRACE", STOP_GRACE),
+    }
+}
+
+fn docker_config(s: &mut Settings<'_>) -> DockerConfig {
+    let network = name(s, "HYPERFAAS_NETWORK", NETWORK);
+    let installation = name(s, "HYPERFAAS_INSTALLATION", INSTALLATION);
+    let watchdog = s.text("HYPERFAAS_WATCHDOG").map_or_else(watchdog_beside_us, PathBuf::from);
+    DockerConfig::new(&s.text_or("DOCKER_HOST", DEFAULT_HOST), &network, &installation, watchdog)
+}
+
+/// The watchdog that was installed with this program.
+fn watchdog_beside_us() -> PathBuf {
+    let program = std::env::current_exe().unwrap_or_default();
+    program.parent().unwrap_or(Path::new("")).join(WATCHDOG)
+}
+
+fn namespace(s: &mut Settings<'_>) -> Namespace {
+    let text = s.text_or("function_namespace", DEFAULT_NAMESPACE);
+    Namespace::parse(&text).unwrap_or_else(|error| {
+        s.mistake("function_namespace", &error.to_string());
+        Namespace::parse(DEFAULT_NAMESPACE).expect("the default is a valid name")
+    })
+}
+
+fn pull(s: &mut Settings<'_>) -> PullPolicy {
+    match s.text_or("HYPERFAAS_PULL", "missing").as_str() {
+        "missing" => PullPolicy::Missing,
+        "always" => PullPolicy::Always,
+        _ => {
+            s.mistake("HYPERFAAS_PULL", "must be missing or always");
+            PullPolicy::Missing
+        }
+    }
+}
+
+/// A name that may become part of names on the engine.
+fn name(s: &mut Settings<'_>, key: &str, default: &str) -> String {
+    let text = s.text_or(key, default);
+    let is_inner = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
+    let is_name = text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.bytes().all(is_inner);
+    if !is_name || text.len() > INSTALLATION_MAX {
+        s.mistake(key, "must be 1 to 40 of letters, digits, '_', '.' and '-', beginning with a letter or digit");
+    }
+    text
+}
+
+fn parsed<T: FromStr>(s: &mut Settings<'_>, key: &str, default: T, rule: &str) -> T {
+    let Some(text) = s.text(key) else { return default };
+    text.parse().unwrap_or_else(|_| {
+        s.mistake(key, rule);
+        default
+    })
+}
+
+fn at_least_one<T: FromStr + Default + PartialEq + Copy>(s: &mut Settings<'_>, key: &str, default: T) -> T {
+    let count = s.integer(key, default);
+    if count == T::default() {
+        s.mistake(key, "must be at least 1");
+    }
+    count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<Config, SettingsError> {
+        let find = |name: &str| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+        Config::from_vars(&find)
+    }
+
+    #[test]
+    fn nothing_needs_to_be_set() {
+        let config = read(&[]).unwrap();
+        assert_eq!((config.port, config.gateway_port), (8081, None));
+        assert_eq!(config.dispatch().head_timeout, Some(READ_TIMEOUT));
+        assert_eq!(config.catalog().default_namespace.as_str(), "openfaas-fn");
+        assert_eq!(config.docker().watchdog.file_name().unwrap(), "fwatchdog");
+        assert!(config.auth().unwrap().is_none());
+    }
+
+    #[test]
+    fn openfaas_names_and_ours_are_read() {
+        let config = read(&[
+            ("port", "9000"),
+            ("read_timeout", "0"),
+            ("write_timeout", "65s"),
+            ("function_namespace", "fns"),
+            ("HYPERFAAS_GATEWAY_PORT", "8080"),
+            ("HYPERFAAS_PULL", "always"),
+            ("HYPERFAAS_MAX_REPLICAS", "7"),
+            ("HYPERFAAS_STOP_GRACE", "5s"),
+            ("HYPERFAAS_ADDRESS", "::1"),
+            ("max_idle_conns", "1024"),
+        ]);
+        let config = config.unwrap();
+        assert_eq!((config.port, config.gateway_port, config.address), (9000, Some(8080), "::1".parse().unwrap()));
+        assert_eq!(config.dispatch().head_timeout, None);
+        assert_eq!((config.catalog().max_replicas, config.catalog().default_namespace.as_str()), (7, "fns"));
+        assert_eq!(config.reconcile().stop_grace, Duration::from_secs(5));
+        assert_eq!(config.reconcile().pull, PullPolicy::Always);
+    }
+
+    #[test]
+    fn every_mistake_is_reported_by_name() {
+        let wrong = [
+            ("port", "99999"),
+            ("HYPERFAAS_GATEWAY_PORT", "http"),
+            ("read_timeout", "soon"),
+            ("write_timeout", "1x"),
+            ("function_namespace", "Fns"),
+            ("HYPERFAAS_ADDRESS", "here"),
+            ("HYPERFAAS_PULL", "never"),
+            ("HYPERFAAS_MAX_REPLICAS", "0"),
+            ("HYPERFAAS_PARKED_MAX", "-1"),
+            ("HYPERFAAS_NETWORK", "a b"),
+            ("HYPERFAAS_INSTALLATION", "../x"),
+            ("HYPERFAAS_START_TIMEOUT", "0"),
+        ];
+        let lines = read(&wrong).unwrap_err().0;
+        for (name, _) in wrong {
+            assert_eq!(lines.iter().filter(|line| line.starts_with(&format!("{name}: "))).count(), 1, "{name} in {lines:?}");
+        }
+        assert_eq!(lines.len(), wrong.len());
+    }
+
+    #[test]
+    fn basic_auth_without_its_files_does_not_start_open() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().to_str().unwrap();
+        let config = read(&[("basic_auth", "true"), ("secret_mount_path", path)]).unwrap();
+        assert!(config.auth().is_err());
+        std::fs::write(directory.path().join("basic-auth-user"), "admin").unwrap();
+        std::fs::write(directory.path().join("basic-auth-password"), "pw\n").unwrap();
+        assert!(config.auth().unwrap().is_some());
+    }
+}

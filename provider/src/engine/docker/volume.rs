@@ -1,0 +1,258 @@
+//! Puts files into volumes through the engine's API alone, so no path of the host is needed.
+//!
+//! A container that is never started mounts the volume; the engine unpacks an archive into it. The container is made from
+//! a blank image, imported from a tar of one directory, so nothing is pulled.
+//! Always: a volume counts as filled only after what is in it was read back and compared; a crash in between leaves at
+//! most a half-filled volume and a helper, both found at the next start.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+
+use bollard::models::{
+    ContainerCreateBody, HostConfig, Mount, MountType, MountVolumeOptions, VolumeCreateRequest,
+};
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, CreateImageOptionsBuilder, DownloadFromContainerOptionsBuilder,
+    RemoveContainerOptionsBuilder, UploadToContainerOptionsBuilder,
+};
+use bollard::{Docker, body_full};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use uuid::Uuid;
+
+use super::super::EngineError;
+use super::connection::{CHANGE, READ, classify, gone_is_fine, status, within};
+use super::labels::{self, Labels};
+
+/// The blank image and its version; a new content gets a new number.
+const BLANK: (&str, &str) = ("hyperfaas-blank", "1");
+/// Where the helper mounts the volume.
+const AT: &str = "/volume";
+
+/// A volume's files: names, and modes with contents. All belong to root.
+pub(super) type Files = BTreeMap<String, (u32, Bytes)>;
+
+/// A volume to be mounted read-only at `target`; made with `labels` should it be missing.
+pub(super) fn mount(volume: &str, target: &str, labels: Labels, read_only: bool) -> Mount {
+    Mount {
+        typ: Some(MountType::VOLUME),
+        source: Some(volume.to_owned()),
+        target: Some(target.to_owned()),
+        read_only: Some(read_only),
+        volume_options: Some(MountVolumeOptions {
+            no_copy: Some(true),
+            labels: Some(labels),
+            ..MountVolumeOptions::default()
+        }),
+        ..Mount::default()
+    }
+}
+
+/// Makes sure that `volume` holds exactly `files`; returns whether it had to be filled.
+pub(super) async fn ensure(
+    docker: &Docker,
+    volume: &str,
+    labels: Labels,
+    helper: Labels,
+    files: &Files,
+) -> Result<bool, EngineError> {
+    let request = VolumeCreateRequest {
+        name: Some(volume.to_owned()),
+        labels: Some(labels.clone()),
+        ..VolumeCreateRequest::default()
+    };
+    within(CHANGE, docker.create_volume(request)).await.map_err(classify)?;
+    with_helper(docker, volume, labels, helper, async |container| {
+        if read(docker, container, size(files)).await?.as_ref() == Some(files) {
+            return Ok(false);
+        }
+        write(docker, container, files).await?;
+        match read(docker, container, size(files)).await? {
+            Some(found) if found == *files => Ok(true),
+            _ => Err(EngineError::Refused(format!(
+                "volume {volume} does not keep what is put into it"
+            ))),
+        }
+    })
+    .await
+}
+
+/// Whether `volume`, which exists, holds exactly `files`.
+pub(super) async fn holds(
+    docker: &Docker,
+    volume: &str,
+    labels: Labels,
+    helper: Labels,
+    files: &Files,
+) -> Result<bool, EngineError> {
+    with_helper(docker, volume, labels, helper, async |container| {
+        Ok(read(docker, container, size(files)).await?.as_ref() == Some(files))
+    })
+    .await
+}
+
+/// Runs `work` with a container that has `volume` mounted, and removes the container afterwards.
+async fn with_helper<T>(
+    docker: &Docker,
+    volume: &str,
+    labels: Labels,
+    helper: Labels,
+    work: impl AsyncFnOnce(&str) -> Result<T, EngineError>,
+) -> Result<T, EngineError> {
+    let name = format!("hyperfaas-fill-{}", Uuid::new_v4().simple());
+    let body = ContainerCreateBody {
+        image: Some(format!("{}:{}", BLANK.0, BLANK.1)),
+        entrypoint: Some(vec!["/never-started".to_owned()]),
+        labels: Some(helper),
+        host_config: Some(HostConfig {
+            network_mode: Some("none".to_owned()),
+            mounts: Some(vec![mount(volume, AT, labels, false)]),
+            ..HostConfig::default()
+        }),
+        ..ContainerCreateBody::default()
+    };
+    let create = || {
+        let options = CreateContainerOptionsBuilder::default().name(&name).build();
+        within(CHANGE, docker.create_container(Some(options), body.clone()))
+    };
+    let created = match create().await {
+        Err(error) if status(&error) == Some(404) => {
+            import_blank(docker).await?;
+            create().await
+        }
+        other => other,
+    };
+    let result = match created {
+        Ok(_) => work(&name).await,
+        Err(error) => Err(classify(error)),
+    };
+    let options = RemoveContainerOptionsBuilder::default().force(true).build();
+    let removed = gone_is_fine(within(CHANGE, docker.remove_container(&name, Some(options))).await);
+    result.and_then(|value| removed.map(|()| value))
+}
+
+/// Makes the blank image.
+async fn import_blank(docker: &Docker) -> Result<(), EngineError> {
+    let mut archive = tar::Builder::new(Vec::new());
+    append(&mut archive, "volume/", tar::EntryType::Directory, 0o755, &[])?;
+    let archive = archive.into_inner().map_err(unpackable)?;
+    let options = CreateImageOptionsBuilder::default()
+        .from_src("-")
+        .repo(BLANK.0)
+        .tag(BLANK.1)
+        .changes(vec![format!("LABEL {}=true", labels::MANAGED)])
+        .build();
+    let mut answers =
+        Box::pin(docker.create_image(Some(options), Some(body_full(archive.into())), None));
+    while let Some(answer) =
+        within(CHANGE, async { Ok(answers.next().await) }).await.map_err(classify)?
+    {
+        answer.map_err(classify)?;
+    }
+    Ok(())
+}
+
+/// The files the helper sees; `None` when they are not what we would have put there, such as too large.
+async fn read(
+    docker: &Docker,
+    container: &str,
+    expected: usize,
+) -> Result<Option<Files>, EngineError> {
+    let options = DownloadFromContainerOptionsBuilder::default().path(AT).build();
+    let mut chunks = Box::pin(docker.download_from_container(container, Some(options)));
+    let mut archive = Vec::new();
+    while let Some(chunk) =
+        within(READ, async { Ok(chunks.next().await) }).await.map_err(classify)?
+    {
+        archive.extend_from_slice(&chunk.map_err(classify)?);
+        if archive.len() > expected {
+            return Ok(None);
+        }
+    }
+    Ok(unpack(&archive))
+}
+
+async fn write(docker: &Docker, container: &str, files: &Files) -> Result<(), EngineError> {
+    let options = UploadToContainerOptionsBuilder::default().path(AT).build();
+    let archive = pack(files)?;
+    within(CHANGE, docker.upload_to_container(container, Some(options), body_full(archive.into())))
+        .await
+        .map_err(classify)
+}
+
+/// The most bytes an archive of `files` can have: blocks of 512, long names and time records, the end and its padding.
+fn size(files: &Files) -> usize {
+    files.iter().map(|(name, (_, bytes))| bytes.len() + name.len() + 8 * 512).sum::<usize>()
+        + (32 << 10)
+}
+
+fn pack(files: &Files) -> Result<Vec<u8>, EngineError> {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, (mode, bytes)) in files {
+        append(&mut archive, name, tar::EntryType::Regular, *mode, bytes)?;
+    }
+    archive.into_inner().map_err(unpackable)
+}
+
+fn append(
+    archive: &mut tar::Builder<Vec<u8>>,
+    name: &str,
+    kind: tar::EntryType,
+    mode: u32,
+    bytes: &[u8],
+) -> Result<(), EngineError> {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_size(bytes.len() as u64);
+    archive.append_data(&mut header, name, bytes).map_err(unpackable)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "used as map_err(unpackable)")]
+fn unpackable(error: std::io::Error) -> EngineError {
+    EngineError::Refused(format!("archive: {error}"))
+}
+
+/// The regular files of an archive whose names begin with one directory; `None` when it holds anything else.
+fn unpack(archive: &[u8]) -> Option<Files> {
+    let mut files = Files::new();
+    for entry in tar::Archive::new(archive).entries().ok()? {
+        let mut entry = entry.ok()?;
+        let path = entry.path().ok()?.to_str()?.to_owned();
+        let name =
+            path.split_once('/').map_or("", |(_, name)| name).trim_end_matches('/').to_owned();
+        match entry.header().entry_type() {
+            tar::EntryType::Directory if name.is_empty() => {}
+            tar::EntryType::Regular => {
+                let mode = entry.header().mode().ok()? & 0o7777;
+                let mut bytes = Vec::new();
+                entry.read_to_end(&mut bytes).ok()?;
+                files.insert(name, (mode, bytes.into()));
+            }
+            _ => return None,
+        }
+    }
+    Some(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_packed_is_unpacked_with_long_names_and_no_bytes() {
+        let long = "a.".repeat(126) + "z";
+        let files = Files::from([
+            ("volume/x".to_owned(), (0o444, Bytes::from_static(b"one\0two"))),
+            (format!("volume/{long}"), (0o755, Bytes::new())),
+        ]);
+        let archive = pack(&files).unwrap();
+        assert!(archive.len() <= size(&files));
+        let expected: Files =
+            files.into_iter().map(|(name, file)| (name.replace("volume/", ""), file)).collect();
+        assert_eq!(unpack(&archive), Some(expected));
+        assert_eq!(unpack(&archive[..700]), None);
+    }
+}

@@ -1,0 +1,92 @@
+//! The control link to one replica's watchdog: hears at once when its function is ready, crashed or draining.
+//!
+//! In: a route and its key. Out: reports to the cluster. The link is dialled again whenever it breaks, until the replica is
+//! gone; while it is down the last report holds.
+//! Source of the lines: [`hyperfaas_protocol::control`].
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hmac::{Hmac, KeyInit, Mac};
+use hyperfaas_protocol::FunctionKey;
+use hyperfaas_protocol::control::{Hello, LINE_MAX, LINK_VERSION, Report};
+use hyperfaas_protocol::moment::Clock;
+use sha2::Sha256;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::cluster::{Cluster, Route};
+use crate::engine::ReplicaId;
+
+/// The first wait before dialling again: a watchdog listens a few milliseconds after its container has started.
+const REDIAL_FIRST: Duration = Duration::from_millis(2);
+/// The longest wait before dialling again.
+const REDIAL_MOST: Duration = Duration::from_millis(500);
+/// How long one dial may take.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The key that `replica`'s watchdog and this installation share: an HMAC-SHA-256 of its name under the master key, in hex.
+///
+/// Nothing about it is stored, so a provider that takes over running containers knows it too.
+pub fn replica_key(master: &[u8], replica: &ReplicaId) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(master).expect("HMAC takes keys of any length");
+    mac.update(replica.0.as_bytes());
+    mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Follows the link until `gone` is cancelled.
+pub async fn follow(
+    cluster: Arc<Cluster>,
+    clock: Arc<dyn Clock>,
+    function: FunctionKey,
+    route: Arc<Route>,
+    key: String,
+    gone: CancellationToken,
+) {
+    let mut wait = REDIAL_FIRST;
+    let hear = async {
+        loop {
+            match session(&cluster, clock.as_ref(), &function, &route, &key).await {
+                Ok(()) => wait = REDIAL_FIRST,
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    warn!(%function, replica = %route.replica.0, %error, "control link not understood");
+                    wait = REDIAL_MOST;
+                }
+                Err(error) => debug!(%function, replica = %route.replica.0, %error, "control link not up"),
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(REDIAL_MOST);
+        }
+    };
+    gone.run_until_cancelled(hear).await;
+}
+
+/// One connection: greet, then take reports until it ends.
+async fn session(
+    cluster: &Cluster,
+    clock: &dyn Clock,
+    function: &FunctionKey,
+    route: &Route,
+    key: &str,
+) -> io::Result<()> {
+    let stream = tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect(route.control)).await??;
+    stream.set_nodelay(true)?;
+    let mut stream = BufReader::with_capacity(512, stream);
+    let hello = Hello { version: LINK_VERSION, key: key.to_owned() };
+    let mut line = serde_json::to_vec(&hello)?;
+    line.push(b'\n');
+    stream.write_all(&line).await?;
+    loop {
+        line.clear();
+        (&mut stream).take(LINE_MAX as u64).read_until(b'\n', &mut line).await?;
+        if line.last() != Some(&b'\n') {
+            return if line.len() == LINE_MAX { Err(io::ErrorKind::InvalidData.into()) } else { Ok(()) };
+        }
+        let Report::State { state, reason } = serde_json::from_slice(&line)?;
+        debug!(%function, replica = %route.replica.0, ?state, ?reason, "replica reported");
+        cluster.reported(function, &route.replica, state, reason.as_deref(), clock.now());
+    }
+}

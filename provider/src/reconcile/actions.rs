@@ -1,0 +1,216 @@
+//! Carries out one action each.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyperfaas_protocol::FunctionKey;
+use hyperfaas_protocol::control::{Boot, CONTROL_PORT, FUNCTION_PORT, LINK_VERSION, RELAY_PORT};
+use hyperfaas_protocol::image::{FunctionKind, kind};
+use tracing::{Instrument, error, info, info_span, warn};
+use uuid::Uuid;
+
+use super::Reconciler;
+use crate::catalog::Function;
+use crate::cluster::Setback;
+use crate::engine::{EngineError, Image, ReplicaId, StartOrder};
+use crate::link::replica_key;
+use crate::scheduler::Action;
+
+/// The first wait before stopping a replica is tried again.
+const STOP_RETRY_FIRST: Duration = Duration::from_millis(500);
+/// The longest wait before stopping a replica is tried again.
+const STOP_RETRY_MOST: Duration = Duration::from_secs(30);
+
+/// The pause before an action that found the engine away may be planned again.
+const ENGINE_AWAY_PAUSE: Duration = Duration::from_millis(500);
+
+impl Reconciler {
+    /// Counts `action` as begun and sets it going.
+    pub(super) fn begin(self: &Arc<Self>, action: Action) {
+        let now = self.clock.now();
+        match action {
+            Action::Prepare { ref function, revision } => {
+                self.cluster.begin(&action, None, now);
+                let span = info_span!("prepare", %function, revision);
+                let function = function.clone();
+                self.spawn(|this| async move { this.prepare(&function, revision).await }.instrument(span));
+            }
+            Action::Start { ref function, revision } => {
+                let replica = new_replica_id(function);
+                self.cluster.begin(&action, Some(replica.clone()), now);
+                let span = info_span!("start", %function, revision, replica = %replica.0);
+                let function = function.clone();
+                self.spawn(|this| async move { this.start(&function, revision, replica).await }.instrument(span));
+            }
+            Action::Drain { ref function, ref replica, reason } => {
+                let span = info_span!("drain", %function, replica = %replica.0, reason);
+                self.begin_removal(&action, function.clone(), replica.clone(), span);
+            }
+            Action::GiveUp { ref function, ref replica } => {
+                let span = info_span!("give up", %function, replica = %replica.0);
+                span.in_scope(|| warn!("replica did not become ready in time"));
+                self.begin_removal(&action, function.clone(), replica.clone(), span);
+            }
+            Action::Clear { ref function, ref replica } => {
+                let span = info_span!("clear", %function, replica = %replica.0);
+                self.begin_removal(&action, function.clone(), replica.clone(), span);
+            }
+        }
+    }
+
+    fn begin_removal(self: &Arc<Self>, action: &Action, function: FunctionKey, replica: ReplicaId, span: tracing::Span) {
+        self.cluster.begin(action, None, self.clock.now());
+        self.spawn(|this| async move { this.remove(&function, &replica).await }.instrument(span));
+    }
+
+    /// Makes the image of the wanted revision present.
+    async fn prepare(&self, key: &FunctionKey, revision: u64) {
+        let Some(function) = self.wanted(key, revision) else {
+            let superseded = Err(Setback::EngineAway); // nobody's fault: the next plan sees what is wanted now
+            return self.cluster.prepared(key, revision, superseded, self.clock.now());
+        };
+        let outcome = self.engine.image(&function.spec.deployment.image, self.settings.pull).await;
+        let outcome = match outcome {
+            Ok(image) => Ok(Arc::new(image)),
+            Err(error) => Err(setback(&error, "image not available").await),
+        };
+        if let Ok(image) = &outcome {
+            info!(image = image.reference, id = image.id, digest = image.digest, "image present");
+        }
+        self.cluster.prepared(key, revision, outcome, self.clock.now());
+    }
+
+    async fn start(self: &Arc<Self>, key: &FunctionKey, revision: u64, replica: ReplicaId) {
+        let started = match self.order(key, revision, &replica).await {
+            Ok(order) => match self.engine.start(order).await {
+                Ok(observed) => Ok(observed),
+                Err(error) => Err(setback(&error, "replica not started").await),
+            },
+            Err(setback) => Err(setback),
+        };
+        match started {
+            Ok(observed) => {
+                info!("replica started");
+                if let Some(route) = self.cluster.started(&observed, self.clock.now()) {
+                    self.follow(key.clone(), route);
+                }
+            }
+            Err(setback) => self.cluster.start_failed(key, &replica, setback, self.clock.now()),
+        }
+    }
+
+    /// What the engine is to start; an error when the revision has been superseded or its secrets cannot be read.
+    async fn order(&self, key: &FunctionKey, revision: u64, replica: &ReplicaId) -> Result<StartOrder, Setback> {
+        let (Some(function), Some(image)) = (self.wanted(key, revision), self.cluster.image(key, revision)) else {
+            return Err(Setback::EngineAway); // superseded while waiting: the next plan sees what is wanted now
+        };
+        let secrets = self.catalog.secret_files(&function.spec).await.map_err(|error| {
+            error!(%error, "secrets not readable");
+            Setback::Failed(error.to_string())
+        })?;
+        let key = replica_key(self.catalog.master_key(), replica);
+        Ok(start_order(&function, &image, replica.clone(), key, secrets))
+    }
+
+    fn wanted(&self, key: &FunctionKey, revision: u64) -> Option<Arc<Function>> {
+        self.catalog.function(key).filter(|function| function.revision == revision)
+    }
+
+    /// Lets a replica finish what it serves, then stops it; tries again until the engine has done it.
+    async fn remove(self: Arc<Self>, key: &FunctionKey, replica: &ReplicaId) {
+        let Some((container, route)) = self.cluster.leaving(key, replica) else { return };
+        if let Some(route) = route
+            && tokio::time::timeout(self.settings.drain_timeout, route.idle()).await.is_err()
+        {
+            warn!(in_flight = route.in_flight(), "requests still running at the drain deadline");
+        }
+        let mut wait = STOP_RETRY_FIRST;
+        while let Err(error) = self.engine.stop(&container, self.settings.stop_grace).await {
+            warn!(%error, "replica not stopped yet");
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(STOP_RETRY_MOST);
+        }
+        info!("replica removed");
+        self.cluster.removed(&container);
+        self.collect_secrets().await;
+    }
+}
+
+/// What `error` means for the function. After an absent engine the answer is delayed, so that nobody asks again at once.
+async fn setback(error: &EngineError, what: &'static str) -> Setback {
+    match error {
+        EngineError::Unavailable(_) => {
+            tokio::time::sleep(ENGINE_AWAY_PAUSE).await;
+            Setback::EngineAway
+        }
+        _ => {
+            warn!(%error, "{what}");
+            Setback::Failed(error.to_string())
+        }
+    }
+}
+
+/// A name that no replica ever had.
+fn new_replica_id(function: &FunctionKey) -> ReplicaId {
+    let random = Uuid::new_v4().simple().to_string();
+    ReplicaId(format!("{}.{}.{}", function.namespace, function.name, &random[..8]))
+}
+
+/// The deployment's variables, `fprocess` and the function's own name among them; they win over the image's.
+fn environment(function: &Function) -> Vec<(String, String)> {
+    let deployment = &function.spec.deployment;
+    let key = &function.spec.key;
+    let mut env = vec![
+        ("OPENFAAS_NAME".to_owned(), key.name.to_string()),
+        ("OPENFAAS_NAMESPACE".to_owned(), key.namespace.to_string()),
+    ];
+    env.extend(deployment.env_vars.iter().map(|(name, value)| (name.clone(), value.clone())));
+    if !deployment.env_process.is_empty() {
+        env.retain(|(name, _)| name != "fprocess");
+        env.push(("fprocess".to_owned(), deployment.env_process.clone()));
+    }
+    env
+}
+
+fn start_order(
+    function: &Function,
+    image: &Image,
+    replica: ReplicaId,
+    key: String,
+    secrets: Vec<crate::engine::SecretFile>,
+) -> StartOrder {
+    let env = environment(function);
+    let variable = |name: &str| {
+        let find = |list: &'_ [(String, String)]| list.iter().rposition(|(n, _)| n == name);
+        match (find(&env), find(&image.env)) {
+            (Some(index), _) => Some(env[index].1.as_str()),
+            (None, Some(index)) => Some(image.env[index].1.as_str()),
+            (None, None) => None,
+        }
+    };
+    let kind = kind(variable, &image.entrypoint, &image.command);
+    let boot = Boot {
+        version: LINK_VERSION,
+        key,
+        control_port: CONTROL_PORT,
+        http_port: if kind == FunctionKind::Server { RELAY_PORT } else { FUNCTION_PORT },
+        kind,
+        entrypoint: image.entrypoint.clone(),
+        command: image.command.clone(),
+        user: image.user.clone(),
+        has_home: variable("HOME").is_some(),
+    };
+    StartOrder {
+        replica,
+        function: function.spec.key.clone(),
+        revision: function.revision,
+        image: image.clone(),
+        kind,
+        boot,
+        limits: function.spec.limits,
+        requests: function.spec.requests,
+        read_only_root: function.spec.deployment.read_only_root_filesystem,
+        secrets,
+        env,
+    }
+}

@@ -1,0 +1,96 @@
+//! Takes in what the engine says happened, and its list whenever it is reached (again).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use hyperfaas_protocol::FunctionKey;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::Reconciler;
+use crate::cluster::Route;
+use crate::engine::{EngineError, EngineEvent};
+use crate::link;
+
+/// The first wait before reaching for the engine again.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+/// The longest wait before reaching for the engine again.
+const RETRY_MOST: Duration = Duration::from_secs(5);
+
+impl Reconciler {
+    /// Feeds the engine's events to the cluster.
+    pub(super) async fn take_in_events(self: Arc<Self>) {
+        let mut events = self.engine.events();
+        while let Some(event) = events.next().await {
+            match event {
+                EngineEvent::Connected => self.catch_up().await,
+                EngineEvent::Lost { reason } => {
+                    error!(reason, "container engine lost; waiting for it");
+                    self.cluster.set_engine_up(false);
+                }
+                EngineEvent::Died { container, exit_code } => self.cluster.died(&container, exit_code, self.clock.now()),
+                EngineEvent::Removed { container } => self.cluster.removed(&container),
+            }
+        }
+    }
+
+    /// Takes over what runs and clears what has gone, then lets the planning begin.
+    async fn catch_up(self: &Arc<Self>) {
+        let mut wait = RETRY_FIRST;
+        while let Err(error) = self.try_catch_up().await {
+            warn!(%error, "container engine reached, but not usable yet");
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(RETRY_MOST);
+        }
+    }
+
+    async fn try_catch_up(self: &Arc<Self>) -> Result<(), EngineError> {
+        let observed = self.engine.list().await?;
+        self.cluster.retain(&observed);
+        let mut adopted = 0_usize;
+        for replica in &observed {
+            if let Some(route) = self.cluster.adopt(replica, self.clock.now()) {
+                adopted += 1;
+                self.follow(replica.function.clone(), route);
+            }
+        }
+        let facts = self.engine.prepare().await?;
+        info!(version = facts.version, api = facts.api_version, adopted, "container engine ready");
+        self.cluster.set_engine_up(true);
+        self.collect_secrets().await;
+        Ok(())
+    }
+
+    /// Follows the control link of a replica until the replica is gone.
+    pub(super) fn follow(self: &Arc<Self>, function: FunctionKey, route: Arc<Route>) {
+        let key = link::replica_key(self.catalog.master_key(), &route.replica);
+        self.spawn(|this| async move {
+            let gone = CancellationToken::new();
+            let link = link::follow(
+                Arc::clone(&this.cluster),
+                Arc::clone(&this.clock),
+                function.clone(),
+                Arc::clone(&route),
+                key,
+                gone.clone(),
+            );
+            let watch = async {
+                let mut changed = this.cluster.subscribe();
+                while this.cluster.is_current(&function, &route) && changed.changed().await.is_ok() {}
+                gone.cancel();
+            };
+            tokio::join!(link, watch);
+        });
+    }
+
+    /// Lets the engine remove the secrets of revisions that are no longer wanted or running.
+    pub(super) async fn collect_secrets(&self) {
+        let functions = self.catalog.snapshot();
+        let mut live: Vec<_> = functions.iter().map(|(key, function)| (key.clone(), function.revision)).collect();
+        live.extend(self.cluster.revisions());
+        if let Err(error) = self.engine.collect_secrets(&live).await {
+            warn!(%error, "unused secrets not removed; tried again after the next removal");
+        }
+    }
+}
