@@ -1,0 +1,35 @@
+# Every task of this repository is one target; the work is in scripts/. `make help` lists them.
+#
+# Settings go on the command line: make up HYPERFAAS_PORT=9090 HYPERFAAS_ADDRESS=0.0.0.0
+
+.DEFAULT_GOAL := help
+.PHONY: up down purge build images run test lint help
+
+up: ## build all, start the services, deploy stack.yml and call its functions
+	@scripts/up.sh
+
+down: ## stop the services and remove function containers; what was deployed is kept
+	@scripts/down.sh
+
+purge: ## down, and remove what was deployed, images, network and build cache
+	@scripts/down.sh --purge
+
+build: ## build the programs (release profile)
+	@scripts/build.sh
+
+images: ## build the programs, the services' images and the sample functions' images
+	@scripts/images.sh service sample
+
+run: ## run provider and gateway as one plain process on this host, without Compose
+	@scripts/run.sh
+
+test: ## run all tests (needs a Docker engine, which root gets installed and started)
+	@scripts/test.sh
+
+lint: ## check format and lints
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	@if command -v shellcheck >/dev/null; then shellcheck -x scripts/*.sh .ci/run; fi
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

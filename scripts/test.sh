@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Runs all tests: makes sure an engine is there, builds the programs and the sample images that tests use, then
+# `cargo test`. The last line sums up: "N passed, N failed".
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "$0")/lib.sh"
+
+"$ROOT/scripts/images.sh" sample
+
+cd "$ROOT"
+mkdir -p "$BUILD"
+say "testing"
+export HYPERFAAS_BIN_DIR
+HYPERFAAS_BIN_DIR=$(bin_dir release)
+status=0
+cargo test --workspace --locked --no-fail-fast "$@" 2>&1 | tee "$BUILD/test.log" || status=$?
+
+# "test result: ok. 12 passed; 0 failed; 1 ignored; …", one a test program.
+total=$(awk '
+    /^test result:/ { for (i = 2; i <= NF; i++) count[$i] += $(i - 1) }
+    END {
+        printf "%d passed, %d failed", count["passed;"], count["failed;"]
+        if (count["ignored;"]) printf ", %d skipped", count["ignored;"]
+        print ""
+    }' "$BUILD/test.log")
+if [[ $total == 0\ passed* ]]; then
+    echo "error: no test ran" >&2
+    status=1
+fi
+say "tests done"
+echo "$total"
+exit "$status"
