@@ -1,0 +1,87 @@
+//! Takes the watchdog's place in the engine's contract tests: does and tells what its variables ask for.
+//!
+//! `STAND_IN_OUT`, `STAND_IN_ERR`: lines to say. `STAND_IN_LONG`: a line of that many letters. `STAND_IN_FACTS`: says what
+//! the container is like. `STAND_IN_SECRETS`: says its secrets. `STAND_IN_BURN`: keeps a processor busy.
+//! `STAND_IN_EXIT`: ends with that status. `STAND_IN_BYE`: last line before SIGTERM ends it. `STAND_IN_STUBBORN`: ignores
+//! SIGTERM.
+
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(format!("STAND_IN_{name}")).ok()
+}
+
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush()).expect("the engine reads our output");
+}
+
+/// One line for each secret: name, mode, bytes.
+fn tell_secrets() -> std::io::Result<()> {
+    let dir = "/var/openfaas/secrets";
+    let mut files = std::fs::read_dir(dir)?.collect::<Result<Vec<_>, _>>()?;
+    files.sort_by_key(std::fs::DirEntry::file_name);
+    for file in files {
+        let mode = file.metadata()?.permissions().mode() & 0o7777;
+        let hex: String =
+            std::fs::read(file.path())?.iter().map(|byte| format!("{byte:02x}")).collect();
+        say(&format!("secret {} {mode:o} {hex}", file.file_name().display()));
+    }
+    say(&format!("secrets writable {}", std::fs::write(format!("{dir}/x"), "x").is_ok()));
+    Ok(())
+}
+
+fn tell_facts() -> std::io::Result<()> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    for line in status.lines().filter(|line| line.starts_with("Cap") || line.starts_with("Uid")) {
+        say(&line.split_whitespace().collect::<Vec<_>>().join(" "));
+    }
+    say(&format!("pid {}", std::process::id()));
+    say(&format!("host {}", std::fs::read_to_string("/etc/hostname")?.trim()));
+    say(&format!("dir {}", std::env::current_dir()?.display()));
+    say(&format!("root writable {}", std::fs::write("/x", "x").is_ok()));
+    say(&format!("tmp writable {}", std::fs::write("/tmp/x", "x").is_ok()));
+    for (name, value) in std::env::vars().filter(|(name, _)| !name.starts_with("STAND_IN_")) {
+        say(&format!("env {name}={value}"));
+    }
+    Ok(())
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> std::io::Result<()> {
+    let mut term = signal(SignalKind::terminate())?;
+    variable("OUT").iter().flat_map(|lines| lines.lines()).for_each(say);
+    for line in variable("ERR").iter().flat_map(|lines| lines.lines()) {
+        writeln!(std::io::stderr(), "{line}")?;
+    }
+    if let Some(length) = variable("LONG").and_then(|text| text.parse().ok()) {
+        say(&"x".repeat(length));
+    }
+    if variable("FACTS").is_some() {
+        tell_facts()?;
+    }
+    if variable("SECRETS").is_some() {
+        tell_secrets()?;
+    }
+    if let Some(code) = variable("EXIT").and_then(|text| text.parse().ok()) {
+        std::process::exit(code);
+    }
+    if variable("BURN").is_some() {
+        std::thread::spawn(|| {
+            loop {
+                std::hint::black_box(0);
+            }
+        });
+    }
+    say("ready");
+    loop {
+        term.recv().await;
+        if variable("STUBBORN").is_none() {
+            variable("BYE").iter().for_each(|line| say(line));
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! End to end: the real provider and gateway, a real Docker engine, real function containers.
+
+mod bad_images;
+mod deployment;
+mod lifecycle;
+mod logs;
+mod restart;
+mod samples;
+mod streams;

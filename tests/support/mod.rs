@@ -1,0 +1,4 @@
+//! What tests share: servers on free ports, images and binaries found and built once.
+
+pub(crate) mod docker;
+pub(crate) mod stack;
