@@ -40,11 +40,14 @@ fi
 say "removing state, images and networks"
 remove volume rm -- docker volume ls --quiet --filter name=^hyperfaas-state$
 # Watchdogs and networks may be in use elsewhere: by another installation, by services of the user's.
-remove volume rm -- docker volume ls --quiet --filter "label=$MANAGED" --filter label=com.hyperfaas.role=watchdog ||
-    say "a volume in use is kept (see above)"
+docker volume ls --quiet --filter "label=$MANAGED" --filter label=com.hyperfaas.role=watchdog | while read -r volume; do
+    docker volume rm "$volume" >/dev/null 2>&1 || say "kept, since in use elsewhere: volume $volume"
+done
 for network in "$NETWORK" "$RUN_NETWORK"; do
-    remove network rm -- docker network ls --quiet --filter "name=^$network$" || say "a network in use is kept (see above)"
+    docker network inspect "$network" >/dev/null 2>&1 || continue
+    docker network rm "$network" >/dev/null 2>&1 || say "kept, since in use elsewhere: network $network"
 done
 remove image rm --force -- docker image ls --format '{{.Repository}}:{{.Tag}}' 'hyperfaas/*'
+quietly docker image prune --force --filter "label=$INPUTS"
 rm -rf "$BUILD"
 say "all gone but the password in .secrets/"

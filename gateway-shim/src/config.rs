@@ -10,6 +10,7 @@ use std::time::Duration;
 use hyperfaas_http::auth::BasicAuth;
 use hyperfaas_http::config::{Settings, SettingsError};
 use hyperfaas_http::{PoolSettings, ServeLimits};
+use hyperfaas_protocol::names::DEFAULT_NAMESPACE;
 
 use crate::upstream::Upstream;
 
@@ -21,6 +22,9 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 /// Where secrets are mounted.
 const SECRET_MOUNT_PATH: &str = "/run/secrets/";
+
+/// Port of the gateway's metrics; the OpenFaaS gateway has the same one fixed.
+const METRICS_PORT: u16 = 8082;
 
 /// What the gateway's routes need.
 #[derive(Debug, Clone)]
@@ -36,6 +40,12 @@ pub struct GatewayConfig {
 pub struct ProcessConfig {
     /// Where to listen.
     pub address: SocketAddr,
+    /// Where to serve metrics; `None` when they are off.
+    pub metrics_address: Option<SocketAddr>,
+    /// Whether the metrics' port was asked for, so that the gateway must not start without it.
+    pub needs_metrics: bool,
+    /// Namespace of functions that are called without one.
+    pub namespace: String,
     /// The routes' settings.
     pub gateway: GatewayConfig,
     /// The provider.
@@ -59,6 +69,9 @@ impl ProcessConfig {
             settings.mistake("bind_address", "must be an IP address");
         }
         let port = settings.integer("port", PORT);
+        let metrics_port = metrics_port(&mut settings);
+        let needs_metrics = settings.text("metrics_port").is_some();
+        let namespace = settings.text_or("function_namespace", DEFAULT_NAMESPACE);
         let limits = limits(&mut settings);
         let upstream_timeout = settings.optional_duration("upstream_timeout", TIMEOUT);
         let pool = pool(&mut settings);
@@ -72,6 +85,9 @@ impl ProcessConfig {
         match (ip, provider) {
             (Ok(ip), Some(provider)) => settings.finish(Self {
                 address: SocketAddr::new(ip, port),
+                metrics_address: metrics_port.map(|port| SocketAddr::new(ip, port)),
+                needs_metrics,
+                namespace,
                 gateway: GatewayConfig { auth, upstream_timeout },
                 provider,
                 logs,
@@ -79,6 +95,14 @@ impl ProcessConfig {
             }),
             _ => Err(settings.finish(()).expect_err("whatever is missing was recorded")),
         }
+    }
+}
+
+/// The metrics' port; `off` turns them off.
+fn metrics_port(settings: &mut Settings<'_>) -> Option<u16> {
+    match settings.text("metrics_port").as_deref() {
+        Some("off") => None,
+        _ => Some(settings.integer("metrics_port", METRICS_PORT)),
     }
 }
 

@@ -8,12 +8,13 @@
 pub mod config;
 mod error;
 mod invoke;
+mod metrics;
 mod routes;
 mod system;
 pub mod upstream;
 
 pub use config::{GatewayConfig, ProcessConfig};
-pub use routes::router;
+pub use routes::{Routers, router, routers};
 pub use upstream::Upstream;
 
 /// This gateway's version.

@@ -5,13 +5,13 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use hyperfaas_gateway::{ProcessConfig, SHA, VERSION, router};
+use hyperfaas_gateway::{ProcessConfig, SHA, VERSION, routers};
 use hyperfaas_http::config::{EXIT_SETTINGS, lookup};
 use hyperfaas_http::serve::raise_open_files;
 use hyperfaas_http::{listen, serve, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
@@ -66,12 +66,27 @@ async fn run(config: ProcessConfig) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let metrics_listener = match config.metrics_address.map(listen).transpose() {
+        Ok(listener) => listener,
+        Err(error) if config.needs_metrics => {
+            error!(address = ?config.metrics_address, %error, "cannot listen for metrics");
+            return ExitCode::FAILURE;
+        }
+        Err(error) => {
+            warn!(address = ?config.metrics_address, %error, "metrics are not served; set metrics_port");
+            None
+        }
+    };
     let open_files = raise_open_files();
     let address = listener.local_addr().unwrap_or(config.address);
+    let metrics = metrics_listener.as_ref().and_then(|listener| listener.local_addr().ok());
     let (provider, basic_auth) = (&config.provider, config.gateway.auth.is_some());
-    info!(version = VERSION, %address, ?provider, basic_auth, open_files, "gateway listening");
-    serve(listener, router(config.gateway, config.provider, config.logs), config.limits, shutdown)
-        .await;
+    info!(version = VERSION, %address, ?metrics, ?provider, basic_auth, open_files, "gateway listening");
+    let routers = routers(config.gateway, config.provider, config.logs, &config.namespace);
+    if let Some(listener) = metrics_listener {
+        tokio::spawn(serve(listener, routers.metrics, config.limits, shutdown.clone()));
+    }
+    serve(listener, routers.api, config.limits, shutdown).await;
     info!("gateway stopped");
     ExitCode::SUCCESS
 }

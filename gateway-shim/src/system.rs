@@ -3,17 +3,20 @@
 //! In: requests whose credentials were checked by the routes. Out: the provider's answers, streamed as they come.
 //! Touches: the provider, with the gateway's own credentials.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use bytes::Bytes;
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode, Uri};
-use http_body_util::{BodyExt, Limited};
-use hyperfaas_http::error::PLAIN_TEXT;
+use http_body_util::{BodyExt, Collected, Limited};
+use hyperfaas_http::error::{PLAIN_TEXT, plain};
 use hyperfaas_protocol::openfaas::{GatewayInfo, ProviderInfo, VersionInfo};
+use serde_json::{Map, Value};
 use tracing::warn;
 
 use crate::error::{chain, refusal};
@@ -23,10 +26,70 @@ use crate::{SHA, VERSION};
 
 /// Longest info of a provider that is read; real ones have a few hundred bytes.
 const INFO_MAX: usize = 64 << 10;
+/// Longest list of functions that is read, in bytes: tens of thousands of functions.
+const LIST_MAX: usize = 64 << 20;
 
 /// Passes a request on to the provider as it is.
 pub(crate) async fn pass_on(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
     send(&gateway, &gateway.provider, request).await
+}
+
+/// The provider's list with this gateway's invocation counts in it; any other answer passes as it is.
+pub(crate) async fn list(State(gateway): State<Arc<Gateway>>, mut request: Request) -> Response {
+    // The list is read here, so it must not come compressed.
+    request.headers_mut().remove(ACCEPT_ENCODING);
+    let response = send(&gateway, &gateway.provider, request).await;
+    let counts = gateway.metrics.counts();
+    if response.status() != StatusCode::OK || counts.is_empty() {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    let Some(body) = read(body, LIST_MAX).await else {
+        return plain(
+            StatusCode::BAD_GATEWAY,
+            "the provider's list of functions broke off or is too large",
+        );
+    };
+    // Whatever is no list of objects is for the client to judge.
+    let counted =
+        serde_json::from_slice(&body).ok().and_then(|functions| counted(functions, &counts));
+    let body = counted.map_or(body, Bytes::from);
+    parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    Response::from_parts(parts, Body::from(body))
+}
+
+/// The functions as JSON, each with its count; all other fields stay as the provider wrote them.
+fn counted(
+    mut functions: Vec<Map<String, Value>>,
+    counts: &HashMap<String, u64>,
+) -> Option<Vec<u8>> {
+    for function in &mut functions {
+        let text = |key| function.get(key).and_then(Value::as_str).unwrap_or_default();
+        if let Some(count) = counts.get(&format!("{}.{}", text("name"), text("namespace"))) {
+            function.insert("invocationCount".into(), Value::from(*count));
+        }
+    }
+    serde_json::to_vec(&functions).ok()
+}
+
+/// Asks the provider in the gateway's own name; the answer's body, if it is a 200.
+pub(crate) async fn ask(gateway: &Gateway, target: Uri) -> Option<Bytes> {
+    let mut question = Request::new(Body::empty());
+    *question.uri_mut() = target;
+    let response = send(gateway, &gateway.provider, question).await;
+    if response.status() == StatusCode::OK {
+        read(response.into_body(), LIST_MAX).await
+    } else {
+        None
+    }
+}
+
+/// A body of at most `limit` bytes.
+async fn read(body: Body, limit: usize) -> Option<Bytes> {
+    let read = Limited::new(body, limit).collect().await;
+    read.inspect_err(|error| warn!(%error, "provider answer unreadable"))
+        .ok()
+        .map(Collected::to_bytes)
 }
 
 /// Passes a request for logs on; they stream for as long as the provider sends and the client listens.
@@ -68,8 +131,7 @@ async fn provider_info(response: Response) -> Option<ProviderInfo> {
         warn!(%status, "provider gave no info");
         return None;
     }
-    let body = Limited::new(response.into_body(), INFO_MAX).collect().await;
-    let body = body.inspect_err(|error| warn!(%error, "provider info unreadable")).ok()?.to_bytes();
+    let body = read(response.into_body(), INFO_MAX).await?;
     serde_json::from_slice(&body)
         .inspect_err(|error| warn!(%error, "provider info unreadable"))
         .ok()

@@ -254,13 +254,18 @@ impl Inner {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The most recently used connection that is clean; dead ones met on the way are dropped.
+    /// The most recently used connection that is clean; dead and expired ones met on the way are dropped.
     fn take_idle(&self) -> Option<Connection> {
         let mut idle = self.lock();
         let mut place = idle.connections.len();
         while place > 0 {
             place -= 1;
-            let connection = &idle.connections[place].connection;
+            let Idle { connection, since } = &idle.connections[place];
+            if since.elapsed() >= self.settings.idle_timeout {
+                // Older ones come before it in the list, so all of them have expired.
+                idle.connections.drain(..=place);
+                return None;
+            }
             if connection.is_usable() {
                 return Some(idle.connections.remove(place).connection);
             }

@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 
-use http::header::{ACCEPT, CONNECTION, HOST, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{ACCEPT, CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// The host the caller asked for.
@@ -28,7 +28,8 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 /// Removes hop-by-hop headers, those that `Connection` names included.
 ///
 /// `TE: trailers` is kept as such: without it no upstream may send trailers, and they do pass through.
-/// `Trailer` stays for the same reason. `Host`, `Content-Length` and the like stay even when `Connection` names them.
+/// A length beside `Transfer-Encoding` is a lie that must not travel on (RFC 9112, 6.3), so it goes too.
+/// `Trailer` stays for the same reason as `TE`. `Host`, `Content-Length` and the like stay even when `Connection` names them.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let wants_trailers = has_token(headers, &TE, "trailers");
     if headers.contains_key(CONNECTION) {
@@ -37,6 +38,9 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         for name in named.iter().filter(|name| !is_end_to_end(name)) {
             headers.remove(name);
         }
+    }
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
     }
     for name in &HOP_BY_HOP {
         headers.remove(name);
@@ -48,7 +52,7 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
 
 /// Whether dropping `name` would change the message itself; a peer must not achieve that through `Connection`.
 fn is_end_to_end(name: &HeaderName) -> bool {
-    use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE};
+    use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE};
     [HOST, CONTENT_LENGTH, CONTENT_TYPE, AUTHORIZATION, COOKIE, X_FORWARDED_FOR, X_FORWARDED_HOST]
         .contains(name)
 }
@@ -143,6 +147,12 @@ mod tests {
             ("content-length", "2"),
         ]);
         assert_eq!(lines, ["content-length: 2", "host: a"]);
+    }
+
+    #[test]
+    fn a_length_beside_a_transfer_encoding_goes() {
+        assert!(stripped(&[("content-length", "3"), ("transfer-encoding", "chunked")]).is_empty());
+        assert_eq!(stripped(&[("content-length", "3")]), ["content-length: 3"]);
     }
 
     #[test]

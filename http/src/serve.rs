@@ -109,7 +109,10 @@ pub async fn serve(
         shutdown: shutdown.clone(),
         cut: CancellationToken::new(),
     };
-    while let Some(accepted) = shutdown.run_until_cancelled(accept(&listener, &places)).await {
+    let mut is_full = false;
+    while let Some(accepted) =
+        shutdown.run_until_cancelled(accept(&listener, &places, &mut is_full)).await
+    {
         tasks.spawn(server.clone().connection(accepted));
     }
     drop(listener);
@@ -137,14 +140,17 @@ struct Accepted {
     _place: OwnedSemaphorePermit,
 }
 
-/// The next connection, once a place is free for it.
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Accepted {
-    let place = match Arc::clone(places).try_acquire_owned() {
-        Ok(place) => place,
-        Err(_) => {
+/// The next connection, once a place is free for it; `is_full` remembers whether the last one had to wait, so that a
+/// server at its limit says so once, not for every connection.
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>, is_full: &mut bool) -> Accepted {
+    let place = if let Ok(place) = Arc::clone(places).try_acquire_owned() {
+        *is_full = false;
+        place
+    } else {
+        if !std::mem::replace(is_full, true) {
             warn!("connection limit reached, new connections wait");
-            Arc::clone(places).acquire_owned().await.expect("the semaphore is never closed")
         }
+        Arc::clone(places).acquire_owned().await.expect("the semaphore is never closed")
     };
     let mut pause = ACCEPT_PAUSE;
     loop {

@@ -36,7 +36,8 @@ pub enum Kind {
 /// # Errors
 /// [`DecodeError`] with one line when the body is not JSON, not an object, or a field has the wrong type.
 pub fn decode<T: GoFields>(body: &[u8]) -> Result<T, DecodeError> {
-    let value: Value = serde_json::from_slice(body).map_err(|e| DecodeError(shorten(&e.to_string())))?;
+    let value: Value =
+        serde_json::from_slice(body).map_err(|e| DecodeError(shorten(&e.to_string())))?;
     let Value::Object(object) = value else {
         return Err(DecodeError("expected a JSON object".into()));
     };
@@ -53,7 +54,10 @@ fn normalise(object: Map<String, Value>, fields: &[(&'static str, Kind)]) -> Map
     let (exact, other): (Vec<_>, Vec<_>) =
         object.into_iter().partition(|(key, _)| fields.iter().any(|(name, _)| name == key));
     for (key, value) in other.into_iter().chain(exact) {
-        let Some((name, kind)) = fields.iter().find(|(name, _)| name.eq_ignore_ascii_case(&key)) else { continue };
+        let Some((name, kind)) = fields.iter().find(|(name, _)| name.eq_ignore_ascii_case(&key))
+        else {
+            continue;
+        };
         if !value.is_null() {
             out.insert((*name).into(), prepare(value, *kind));
         }

@@ -26,7 +26,10 @@ pub fn kind<'a>(
         return FunctionKind::Server;
     }
     let is_watchdog = |word: &String| word.rsplit('/').next() == Some("fwatchdog");
-    if set("fprocess") || set("function_process") || entrypoint.iter().chain(command).any(is_watchdog) {
+    if set("fprocess")
+        || set("function_process")
+        || entrypoint.iter().chain(command).any(is_watchdog)
+    {
         FunctionKind::Watchdog
     } else {
         FunctionKind::Server
@@ -39,7 +42,8 @@ mod tests {
 
     fn kind_of(env: &[(&str, &str)], entrypoint: &[&str], command: &[&str]) -> FunctionKind {
         let words = |list: &[&str]| list.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-        let variable = |name: &str| env.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
+        let variable =
+            |name: &str| env.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
         kind(variable, &words(entrypoint), &words(command))
     }
 
@@ -49,9 +53,15 @@ mod tests {
         assert_eq!(kind_of(&[("fprocess", "cat")], &[], &["fwatchdog"]), Watchdog);
         assert_eq!(kind_of(&[], &[], &["fwatchdog"]), Watchdog);
         assert_eq!(kind_of(&[], &[], &["./fwatchdog"]), Watchdog);
-        assert_eq!(kind_of(&[("fprocess", "x")], &["docker-entrypoint.sh"], &["fwatchdog"]), Watchdog);
+        assert_eq!(
+            kind_of(&[("fprocess", "x")], &["docker-entrypoint.sh"], &["fwatchdog"]),
+            Watchdog
+        );
         assert_eq!(kind_of(&[("fprocess", "node index.js")], &[], &["start.sh"]), Watchdog);
-        assert_eq!(kind_of(&[("fprocess", "./handler"), ("mode", "inproc")], &[], &["./handler"]), Server);
+        assert_eq!(
+            kind_of(&[("fprocess", "./handler"), ("mode", "inproc")], &[], &["./handler"]),
+            Server
+        );
         assert_eq!(kind_of(&[], &["/server"], &[]), Server);
         assert_eq!(kind_of(&[("fprocess", "")], &["/server"], &[]), Server);
     }

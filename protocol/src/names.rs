@@ -40,7 +40,8 @@ impl NameError {
         if text.is_empty() {
             return Self::Missing { what };
         }
-        let mut text: String = text.chars().take(80).map(|c| if c.is_control() { '?' } else { c }).collect();
+        let mut text: String =
+            text.chars().take(80).map(|c| if c.is_control() { '?' } else { c }).collect();
         if text.len() >= 80 {
             text.push('…');
         }

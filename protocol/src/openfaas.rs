@@ -69,7 +69,8 @@ impl GoFields for FunctionDeployment {
     ];
 }
 
-const RESOURCE_FIELDS: &[&str] = &["memory", "cpu", "nvidia.com/gpu", "amd.com/gpu", "intel.com/gpu"];
+const RESOURCE_FIELDS: &[&str] =
+    &["memory", "cpu", "nvidia.com/gpu", "amd.com/gpu", "intel.com/gpu"];
 
 /// `limits` or `requests`; quantities exactly as given.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -135,7 +136,11 @@ pub struct FunctionStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests: Option<FunctionResources>,
     /// As deployed.
-    #[serde(default, rename = "readOnlyRootFilesystem", skip_serializing_if = "std::ops::Not::not")]
+    #[serde(
+        default,
+        rename = "readOnlyRootFilesystem",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
     pub read_only_root_filesystem: bool,
     /// Calls counted by a gateway; a provider leaves it out.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -153,7 +158,10 @@ pub struct FunctionStatus {
     pub usage: Option<FunctionUsage>,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if passes a reference")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde's skip_serializing_if passes a reference"
+)]
 fn is_zero(value: &u64) -> bool {
     *value == 0
 }
@@ -223,7 +231,10 @@ pub struct Secret {
 impl std::fmt::Debug for Secret {
     /// Never shows the value.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Secret").field("name", &self.name).field("namespace", &self.namespace).finish_non_exhaustive()
+        f.debug_struct("Secret")
+            .field("name", &self.name)
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
     }
 }
 

@@ -102,7 +102,10 @@ fn value(text: &str, unit: impl Fn(&str) -> Option<Unit>) -> Option<u64> {
     let end = unsigned.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(unsigned.len());
     let (mantissa, suffix) = unsigned.split_at(end);
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    if fraction.contains('.') || whole.len() + fraction.len() == 0 || whole.len() + fraction.len() > 19 {
+    if fraction.contains('.')
+        || whole.len() + fraction.len() == 0
+        || whole.len() + fraction.len() > 19
+    {
         return None;
     }
     let digits: u128 = format!("{whole}{fraction}").parse().ok()?;
@@ -153,16 +156,35 @@ mod tests {
 
     #[test]
     fn cpu_reads_milli_fractions_and_whole_processors() {
-        for (text, nanos) in
-            [("100m", 100_000_000), ("0.1", 100_000_000), ("1", 1_000_000_000), ("2.5", 2_500_000_000), ("50000u", 50_000_000)]
-        {
+        for (text, nanos) in [
+            ("100m", 100_000_000),
+            ("0.1", 100_000_000),
+            ("1", 1_000_000_000),
+            ("2.5", 2_500_000_000),
+            ("50000u", 50_000_000),
+        ] {
             assert_eq!(Cpu::parse(text), Ok(Cpu(nanos)), "{text}");
         }
     }
 
     #[test]
     fn nonsense_is_refused_with_the_text_named() {
-        for bad in ["", "abc", "-1", "-5Mi", "1..5", ".", "1 Mi", "Mi", "1Mib", "10Ei5", "99999999999999999999", "1e99", "9Ei", "NaN"] {
+        for bad in [
+            "",
+            "abc",
+            "-1",
+            "-5Mi",
+            "1..5",
+            ".",
+            "1 Mi",
+            "Mi",
+            "1Mib",
+            "10Ei5",
+            "99999999999999999999",
+            "1e99",
+            "9Ei",
+            "NaN",
+        ] {
             assert!(Memory::parse(bad).is_err(), "{bad}");
         }
         assert!(Cpu::parse("half").is_err());

@@ -11,7 +11,7 @@ use std::time::Duration;
 use hyperfaas_protocol::names::NameError;
 use hyperfaas_protocol::{FunctionKey, FunctionName, Namespace};
 
-pub use self::routes::router;
+pub use self::routes::{router, router_until};
 use crate::catalog::Catalog;
 use crate::cluster::Cluster;
 use crate::dispatch::Dispatch;

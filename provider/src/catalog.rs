@@ -15,6 +15,7 @@ use hyperfaas_protocol::openfaas::FunctionNamespace;
 use hyperfaas_protocol::{FunctionKey, FunctionName, Namespace};
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, watch};
+use tracing::info;
 
 pub use self::error::CatalogError;
 use crate::secrets::SecretFiles;
@@ -45,7 +46,7 @@ pub struct Function {
 /// All functions by key, at one moment.
 pub type Functions = BTreeMap<FunctionKey, Arc<Function>>;
 /// All namespaces by name, at one moment.
-type Namespaces = BTreeMap<Namespace, Arc<FunctionNamespace>>;
+pub(crate) type Namespaces = BTreeMap<Namespace, Arc<FunctionNamespace>>;
 
 /// What the catalog must be told.
 #[derive(Debug, Clone)]
@@ -91,7 +92,9 @@ impl Catalog {
             .map_err(|error| StoreError::Directory { path: state.join("secrets"), error })?;
         let kept = store.load()?;
         let mut namespaces = kept.namespaces;
-        namespaces.entry(settings.default_namespace.clone()).or_insert_with_key(|name| Arc::new(bare_namespace(name)));
+        namespaces
+            .entry(settings.default_namespace.clone())
+            .or_insert_with_key(|name| Arc::new(bare_namespace(name)));
         let inner = Inner {
             settings: settings.clone(),
             functions: RwLock::new(Arc::new(kept.functions)),
@@ -180,6 +183,7 @@ impl Catalog {
             inner.existing(&key)?;
             inner.store.remove_function(&key)?;
             inner.publish(|functions| drop(functions.remove(&key)));
+            info!(function = %key, "function deleted");
             Ok(())
         })
         .await
@@ -197,6 +201,7 @@ impl Catalog {
             if replicas != old.replicas {
                 let function = Function { replicas, ..Function::clone(&old) };
                 inner.keep(function, inner.revision.load(Ordering::Relaxed))?;
+                info!(function = %key, replicas, "function scaled");
             }
             Ok(replicas)
         })
@@ -208,7 +213,8 @@ impl Catalog {
         &self,
         change: impl FnOnce(&Inner) -> Result<T, CatalogError> + Send + 'static,
     ) -> Result<T, CatalogError> {
-        let permit = Arc::clone(&self.writer).acquire_owned().await.map_err(|_| CatalogError::Stopping)?;
+        let permit =
+            Arc::clone(&self.writer).acquire_owned().await.map_err(|_| CatalogError::Stopping)?;
         let inner = Arc::clone(&self.inner);
         let change = move || {
             let _permit = permit;
@@ -223,7 +229,9 @@ impl Catalog {
         look: impl FnOnce(&Inner) -> Result<T, CatalogError> + Send + 'static,
     ) -> Result<T, CatalogError> {
         let inner = Arc::clone(&self.inner);
-        tokio::task::spawn_blocking(move || look(&inner)).await.map_err(|_| CatalogError::Stopping)?
+        tokio::task::spawn_blocking(move || look(&inner))
+            .await
+            .map_err(|_| CatalogError::Stopping)?
     }
 }
 
@@ -251,7 +259,11 @@ impl Inner {
         }
         let revision = self.revision.load(Ordering::Relaxed) + 1;
         let replicas = replicas.min(spec.max_replicas(self.settings.max_replicas));
-        self.keep(Function { spec: Arc::new(spec), revision, replicas, created_at, updated_at }, revision)
+        let function =
+            Function { spec: Arc::new(spec), revision, replicas, created_at, updated_at };
+        let function = self.keep(function, revision)?;
+        info!(function = %function.spec.key, revision, replicas, "function deployed");
+        Ok(function)
     }
 
     /// Durable, then in memory, then told.
@@ -259,7 +271,9 @@ impl Inner {
         self.store.put_function(&function, revision)?;
         self.revision.store(revision, Ordering::Relaxed);
         let function = Arc::new(function);
-        self.publish(|functions| drop(functions.insert(function.spec.key.clone(), Arc::clone(&function))));
+        self.publish(|functions| {
+            functions.insert(function.spec.key.clone(), Arc::clone(&function));
+        });
         Ok(function)
     }
 
@@ -277,10 +291,17 @@ impl Inner {
 }
 
 /// A namespace's part of `functions`, by name.
-fn functions_in<'a>(functions: &'a Functions, namespace: &'a Namespace) -> impl Iterator<Item = &'a Arc<Function>> {
-    let first = FunctionName::parse("0").expect("a digit is a valid name, and no valid name sorts before it");
+fn functions_in<'a>(
+    functions: &'a Functions,
+    namespace: &'a Namespace,
+) -> impl Iterator<Item = &'a Arc<Function>> {
+    let first = FunctionName::parse("0")
+        .expect("a digit is a valid name, and no valid name sorts before it");
     let from = FunctionKey { namespace: namespace.clone(), name: first };
-    functions.range(from..).map(|(_, function)| function).take_while(|f| f.spec.key.namespace == *namespace)
+    functions
+        .range(from..)
+        .map(|(_, function)| function)
+        .take_while(|f| f.spec.key.namespace == *namespace)
 }
 
 fn bare_namespace(name: &Namespace) -> FunctionNamespace {

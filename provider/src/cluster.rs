@@ -18,8 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use hyperfaas_protocol::FunctionKey;
 use hyperfaas_protocol::control::OwnerState;
 use hyperfaas_protocol::moment::Moment;
-use tokio::sync::watch;
 use tokio::sync::futures::Notified;
+use tokio::sync::watch;
 
 use crate::catalog::Functions;
 use crate::engine::{ContainerId, Image, Observed, ReplicaId};
@@ -106,11 +106,13 @@ impl Cluster {
         for key in wanted.keys() {
             self.cell(key);
         }
-        let mut cells: Vec<_> = self.read().iter().map(|(key, cell)| (key.clone(), Arc::clone(cell))).collect();
+        let mut cells: Vec<_> =
+            self.read().iter().map(|(key, cell)| (key.clone(), Arc::clone(cell))).collect();
         cells.sort_by(|a, b| a.0.cmp(&b.0));
         let mut functions = Vec::with_capacity(cells.len());
         for (key, cell) in cells {
-            let function = wanted.get(&key).map(|f| Wanted { revision: f.revision, replicas: f.replicas });
+            let function =
+                wanted.get(&key).map(|f| Wanted { revision: f.revision, replicas: f.replicas });
             match cell.view(&key, function) {
                 Some(view) => functions.push(view),
                 None => self.forget(&key),
@@ -131,7 +133,13 @@ impl Cluster {
     }
 
     /// The image of `revision` is present, or could not be had.
-    pub fn prepared(&self, key: &FunctionKey, revision: u64, outcome: Result<Arc<Image>, Setback>, now: Moment) {
+    pub fn prepared(
+        &self,
+        key: &FunctionKey,
+        revision: u64,
+        outcome: Result<Arc<Image>, Setback>,
+        now: Moment,
+    ) {
         self.cell(key).prepared(revision, outcome, now);
         self.bump();
     }
@@ -161,13 +169,26 @@ impl Cluster {
     }
 
     /// A replica could not be started.
-    pub fn start_failed(&self, key: &FunctionKey, replica: &ReplicaId, setback: Setback, now: Moment) {
+    pub fn start_failed(
+        &self,
+        key: &FunctionKey,
+        replica: &ReplicaId,
+        setback: Setback,
+        now: Moment,
+    ) {
         self.cell(key).start_failed(replica, setback, now);
         self.bump();
     }
 
     /// The watchdog of `replica` reported a state.
-    pub fn reported(&self, key: &FunctionKey, replica: &ReplicaId, state: OwnerState, reason: Option<&str>, now: Moment) {
+    pub fn reported(
+        &self,
+        key: &FunctionKey,
+        replica: &ReplicaId,
+        state: OwnerState,
+        reason: Option<&str>,
+        now: Moment,
+    ) {
         if let Some(cell) = self.find(key) {
             cell.reported(replica, state, reason, now);
             self.bump();
@@ -211,7 +232,11 @@ impl Cluster {
     }
 
     /// Where a draining or ended replica's requests and container are, so that it can be stopped.
-    pub fn leaving(&self, key: &FunctionKey, replica: &ReplicaId) -> Option<(ContainerId, Option<Arc<Route>>)> {
+    pub fn leaving(
+        &self,
+        key: &FunctionKey,
+        replica: &ReplicaId,
+    ) -> Option<(ContainerId, Option<Arc<Route>>)> {
         self.find(key).and_then(|cell| cell.leaving(replica))
     }
 
@@ -222,8 +247,12 @@ impl Cluster {
 
     /// The revisions that replicas, whatever their phase, were started from; a revision may appear more than once.
     pub fn revisions(&self) -> Vec<(FunctionKey, u64)> {
-        let cells: Vec<_> = self.read().iter().map(|(key, cell)| (key.clone(), Arc::clone(cell))).collect();
-        cells.iter().flat_map(|(key, cell)| cell.revisions().into_iter().map(|r| (key.clone(), r))).collect()
+        let cells: Vec<_> =
+            self.read().iter().map(|(key, cell)| (key.clone(), Arc::clone(cell))).collect();
+        cells
+            .iter()
+            .flat_map(|(key, cell)| cell.revisions().into_iter().map(|r| (key.clone(), r)))
+            .collect()
     }
 
     fn forget(&self, key: &FunctionKey) {

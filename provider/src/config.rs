@@ -5,7 +5,7 @@
 //! Touches: nothing; the secret files are read by [`Config::auth`].
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -65,6 +65,8 @@ pub struct Config {
     pub port: u16,
     /// Port of the gateway in this process; `None`: there is none.
     pub gateway_port: Option<u16>,
+    /// Port of that gateway's own metrics; `None`: they are not served.
+    pub gateway_metrics_port: Option<u16>,
     has_basic_auth: bool,
     secret_mount_path: PathBuf,
     read_timeout: Option<Duration>,
@@ -89,9 +91,15 @@ impl Config {
         // Accepted so that existing set-ups start; nothing here cuts an answer that is still being written.
         s.optional_duration("write_timeout", READ_TIMEOUT);
         let config = Self {
-            address: parsed(s, "HYPERFAAS_ADDRESS", IpAddr::V4(Ipv4Addr::UNSPECIFIED), "must be an IP address"),
+            address: parsed(
+                s,
+                "HYPERFAAS_ADDRESS",
+                IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+                "must be an IP address",
+            ),
             port: s.integer("port", PORT),
-            gateway_port: s.text("HYPERFAAS_GATEWAY_PORT").map(|_| s.integer("HYPERFAAS_GATEWAY_PORT", 0)),
+            gateway_port: optional_port(s, "HYPERFAAS_GATEWAY_PORT"),
+            gateway_metrics_port: optional_port(s, "HYPERFAAS_GATEWAY_METRICS_PORT"),
             has_basic_auth: s.flag("basic_auth"),
             secret_mount_path: s.text_or("secret_mount_path", SECRET_MOUNT_PATH).into(),
             read_timeout: s.optional_duration("read_timeout", READ_TIMEOUT),
@@ -177,7 +185,7 @@ fn docker_config(s: &mut Settings<'_>) -> DockerConfig {
 /// The watchdog that was installed with this program.
 fn watchdog_beside_us() -> PathBuf {
     let program = std::env::current_exe().unwrap_or_default();
-    program.parent().unwrap_or(Path::new("")).join(WATCHDOG)
+    program.with_file_name(WATCHDOG)
 }
 
 fn namespace(s: &mut Settings<'_>) -> Namespace {
@@ -203,11 +211,16 @@ fn pull(s: &mut Settings<'_>) -> PullPolicy {
 fn name(s: &mut Settings<'_>, key: &str, default: &str) -> String {
     let text = s.text_or(key, default);
     let is_inner = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
-    let is_name = text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.bytes().all(is_inner);
+    let is_name =
+        text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.bytes().all(is_inner);
     if !is_name || text.len() > INSTALLATION_MAX {
         s.mistake(key, "must be 1 to 40 of letters, digits, '_', '.' and '-', beginning with a letter or digit");
     }
     text
+}
+
+fn optional_port(s: &mut Settings<'_>, key: &str) -> Option<u16> {
+    s.text(key).map(|_| s.integer(key, 0))
 }
 
 fn parsed<T: FromStr>(s: &mut Settings<'_>, key: &str, default: T, rule: &str) -> T {
@@ -218,7 +231,11 @@ fn parsed<T: FromStr>(s: &mut Settings<'_>, key: &str, default: T, rule: &str) -
     })
 }
 
-fn at_least_one<T: FromStr + Default + PartialEq + Copy>(s: &mut Settings<'_>, key: &str, default: T) -> T {
+fn at_least_one<T: FromStr + Default + PartialEq + Copy>(
+    s: &mut Settings<'_>,
+    key: &str,
+    default: T,
+) -> T {
     let count = s.integer(key, default);
     if count == T::default() {
         s.mistake(key, "must be at least 1");
@@ -231,7 +248,9 @@ mod tests {
     use super::*;
 
     fn read(pairs: &[(&str, &str)]) -> Result<Config, SettingsError> {
-        let find = |name: &str| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+        let find = |name: &str| {
+            pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+        };
         Config::from_vars(&find)
     }
 
@@ -260,9 +279,15 @@ mod tests {
             ("max_idle_conns", "1024"),
         ]);
         let config = config.unwrap();
-        assert_eq!((config.port, config.gateway_port, config.address), (9000, Some(8080), "::1".parse().unwrap()));
+        assert_eq!(
+            (config.port, config.gateway_port, config.address),
+            (9000, Some(8080), "::1".parse().unwrap())
+        );
         assert_eq!(config.dispatch().head_timeout, None);
-        assert_eq!((config.catalog().max_replicas, config.catalog().default_namespace.as_str()), (7, "fns"));
+        assert_eq!(
+            (config.catalog().max_replicas, config.catalog().default_namespace.as_str()),
+            (7, "fns")
+        );
         assert_eq!(config.reconcile().stop_grace, Duration::from_secs(5));
         assert_eq!(config.reconcile().pull, PullPolicy::Always);
     }
@@ -285,7 +310,11 @@ mod tests {
         ];
         let lines = read(&wrong).unwrap_err().0;
         for (name, _) in wrong {
-            assert_eq!(lines.iter().filter(|line| line.starts_with(&format!("{name}: "))).count(), 1, "{name} in {lines:?}");
+            assert_eq!(
+                lines.iter().filter(|line| line.starts_with(&format!("{name}: "))).count(),
+                1,
+                "{name} in {lines:?}"
+            );
         }
         assert_eq!(lines.len(), wrong.len());
     }

@@ -111,7 +111,9 @@ impl Dispatch {
                     warn!(function = %key, replica = %ticket.route().replica.0, %error, "replica broke off");
                     return Err(InvokeError::Lost(error.to_string()));
                 }
-                Err(ForwardError::UnexpectedUpgrade) => return Err(InvokeError::Lost("unexpected protocol switch".into())),
+                Err(ForwardError::UnexpectedUpgrade) => {
+                    return Err(InvokeError::Lost("unexpected protocol switch".into()));
+                }
                 Err(ForwardError::BrokenRequest) => return Err(InvokeError::BrokenRequest),
                 Err(ForwardError::Timeout(_)) => return Err(InvokeError::Timeout),
             }
@@ -189,7 +191,8 @@ impl Dispatch {
 
     /// As faas-provider's proxy: the replica's `Host`, except for streams and upgrades, which keep the caller's.
     fn options(&self, request: &Request<Body>) -> ForwardOptions {
-        let is_stream = accepts_stream(request.headers()) || requested_upgrade(request.headers()).is_some();
+        let is_stream =
+            accepts_stream(request.headers()) || requested_upgrade(request.headers()).is_some();
         ForwardOptions {
             host: if is_stream { HostPolicy::Keep } else { HostPolicy::Upstream },
             adds_forwarded: true,

@@ -16,15 +16,19 @@ use sha2::Sha256;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, trace, warn};
 
 use crate::cluster::{Cluster, Route};
 use crate::engine::ReplicaId;
 
 /// The first wait before dialling again: a watchdog listens a few milliseconds after its container has started.
 const REDIAL_FIRST: Duration = Duration::from_millis(2);
-/// The longest wait before dialling again.
+/// The longest wait before dialling a watchdog that has not answered yet: what a cold start may lose to it.
+const REDIAL_NEW_MOST: Duration = Duration::from_millis(20);
+/// The longest wait before dialling again once the watchdog has been heard, or for as long as it takes to be.
 const REDIAL_MOST: Duration = Duration::from_millis(500);
+/// How many dials of a new watchdog are made in quick succession, about five seconds.
+const QUICK_DIALS: u32 = 250;
 /// How long one dial may take.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -46,19 +50,23 @@ pub async fn follow(
     key: String,
     gone: CancellationToken,
 ) {
-    let mut wait = REDIAL_FIRST;
     let hear = async {
+        let mut wait = REDIAL_FIRST;
+        let mut quick = QUICK_DIALS;
         loop {
             match session(&cluster, clock.as_ref(), &function, &route, &key).await {
-                Ok(()) => wait = REDIAL_FIRST,
+                Ok(()) => (wait, quick) = (REDIAL_FIRST, 0),
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                     warn!(%function, replica = %route.replica.0, %error, "control link not understood");
                     wait = REDIAL_MOST;
                 }
-                Err(error) => debug!(%function, replica = %route.replica.0, %error, "control link not up"),
+                Err(error) => {
+                    trace!(%function, replica = %route.replica.0, %error, "control link not up");
+                }
             }
             tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(REDIAL_MOST);
+            quick = quick.saturating_sub(1);
+            wait = (wait * 2).min(if quick > 0 { REDIAL_NEW_MOST } else { REDIAL_MOST });
         }
     };
     gone.run_until_cancelled(hear).await;
@@ -83,7 +91,11 @@ async fn session(
         line.clear();
         (&mut stream).take(LINE_MAX as u64).read_until(b'\n', &mut line).await?;
         if line.last() != Some(&b'\n') {
-            return if line.len() == LINE_MAX { Err(io::ErrorKind::InvalidData.into()) } else { Ok(()) };
+            return if line.len() == LINE_MAX {
+                Err(io::ErrorKind::InvalidData.into())
+            } else {
+                Ok(())
+            };
         }
         let Report::State { state, reason } = serde_json::from_slice(&line)?;
         debug!(%function, replica = %route.replica.0, ?state, ?reason, "replica reported");

@@ -85,7 +85,9 @@ impl Sources {
     /// The replicas whose lines `request` wants, as they are now.
     fn parts(&self, request: &LogRequest) -> Vec<Part> {
         let all = self.cluster.replicas(&request.key).into_iter();
-        let is_wanted = |part: &Part| request.instance.as_ref().is_none_or(|instance| part.replica.0 == *instance);
+        let is_wanted = |part: &Part| {
+            request.instance.as_ref().is_none_or(|instance| part.replica.0 == *instance)
+        };
         all.map(|(replica, container)| Part { replica, container }).filter(is_wanted).collect()
     }
 }
@@ -94,13 +96,17 @@ impl Sources {
 ///
 /// # Errors
 /// [`LogError`] when it cannot: afterwards a failing replica only ends its own part.
-pub async fn open(sources: Sources, request: LogRequest) -> Result<impl Stream<Item = LogMessage>, LogError> {
+pub async fn open(
+    sources: Sources,
+    request: LogRequest,
+) -> Result<impl Stream<Item = LogMessage>, LogError> {
     // Subscribed before looking, so that no replica is missed between the two.
     let changes = sources.cluster.subscribe();
     let parts = sources.parts(&request);
     let opening = Backlog::open(&*sources.engine, parts, &request);
     let backlog = timeout(FIRST_LINE_PATIENCE, opening).await.map_err(|_| LogError::Slow)??;
-    let reader = Reader { key: request.key.clone(), stage: Stage::Backlog(backlog), follower: None };
+    let reader =
+        Reader { key: request.key.clone(), stage: Stage::Backlog(backlog), follower: None };
     let follower = request.follow.then(|| Follower::new(sources, request, changes));
     Ok(stream::unfold(Reader { follower, ..reader }, |mut reader| async move {
         let message = reader.next().await?;
@@ -129,7 +135,7 @@ impl Reader {
             }
             let seen = backlog.take_positions();
             self.stage = Stage::Following;
-            self.follower.as_mut()?.start(seen);
+            self.follower.as_mut()?.start(&seen);
         }
         let (replica, line) = self.follower.as_mut()?.next().await?;
         Some(self.message(replica, line))

@@ -2,13 +2,15 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
+use hyperfaas_gateway::{Upstream, routers};
 use hyperfaas_http::config::{EXIT_SETTINGS, SettingsError, lookup};
 use hyperfaas_http::serve::{ServeLimits, listen, raise_open_files, serve};
 use hyperfaas_http::telemetry;
 use hyperfaas_protocol::moment::SystemClock;
-use hyperfaas_provider::api::{Api, router};
+use hyperfaas_provider::api::{Api, router_until};
 use hyperfaas_provider::catalog::Catalog;
 use hyperfaas_provider::cluster::Cluster;
 use hyperfaas_provider::config::Config;
@@ -21,6 +23,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info};
+
+/// How long the end waits for engine calls that have begun; what outlasts it is found by the next start.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let (config, logging) = match settings() {
@@ -62,10 +67,14 @@ async fn run(config: Config) -> Result<(), String> {
     raise_open_files();
     let listener = bind(config.address, config.port)?;
     let gateway = config.gateway_port.map(|port| bind(config.address, port)).transpose()?;
+    let gateway_metrics =
+        config.gateway_metrics_port.map(|port| bind(config.address, port)).transpose()?;
     let catalog = Arc::new(Catalog::open(&config.catalog()).map_err(|error| error.to_string())?);
-    let engine: Arc<dyn Engine> = Arc::new(DockerEngine::new(config.docker()).map_err(|error| error.to_string())?);
+    let docker = DockerEngine::new(config.docker()).map_err(|error| error.to_string())?;
+    let engine: Arc<dyn Engine> = Arc::new(docker.clone());
     let cluster = Arc::new(Cluster::default());
-    let dispatch = Arc::new(Dispatch::new(Arc::clone(&catalog), Arc::clone(&cluster), config.dispatch()));
+    let dispatch =
+        Arc::new(Dispatch::new(Arc::clone(&catalog), Arc::clone(&cluster), config.dispatch()));
 
     let serving = CancellationToken::new();
     let acting = CancellationToken::new();
@@ -83,13 +92,17 @@ async fn run(config: Config) -> Result<(), String> {
 
     let api = Api { catalog, cluster, dispatch, engine, settings: config.api() };
     let auth = config.auth().map_err(|error| error.to_string())?;
-    let provider = router(Arc::new(api), auth.clone());
+    let provider = router_until(Arc::new(api), auth.clone(), serving.clone());
     let mut servers = TaskTracker::new();
     start(&mut servers, "provider", listener, provider.clone(), &serving);
     if let Some(listener) = gateway {
-        let gateway = config.gateway(auth);
-        let upstream = hyperfaas_gateway::Upstream::Local(provider);
-        start(&mut servers, "gateway", listener, hyperfaas_gateway::router(gateway, upstream, None), &serving);
+        let namespace = config.catalog().default_namespace;
+        let routers =
+            routers(config.gateway(auth), Upstream::Local(provider), None, namespace.as_str());
+        start(&mut servers, "gateway", listener, routers.api, &serving);
+        if let Some(listener) = gateway_metrics {
+            start(&mut servers, "gateway metrics", listener, routers.metrics, &serving);
+        }
     }
     wait_for_signal().await?;
     info!("shutting down; function containers stay");
@@ -99,6 +112,9 @@ async fn run(config: Config) -> Result<(), String> {
     acting.cancel();
     tasks.close();
     tasks.wait().await;
+    if tokio::time::timeout(SETTLE_TIMEOUT, docker.settle()).await.is_err() {
+        info!("engine calls still running; the next start sees what they did");
+    }
     reconciling.await.map_err(|error| error.to_string())
 }
 
@@ -107,7 +123,13 @@ fn bind(address: std::net::IpAddr, port: u16) -> Result<TcpListener, String> {
     listen(address).map_err(|error| format!("cannot listen on {address}: {error}"))
 }
 
-fn start(servers: &mut TaskTracker, what: &'static str, listener: TcpListener, router: Router, stop: &CancellationToken) {
+fn start(
+    servers: &mut TaskTracker,
+    what: &'static str,
+    listener: TcpListener,
+    router: Router,
+    stop: &CancellationToken,
+) {
     match listener.local_addr() {
         Ok(address) => info!(%address, "{what} listening"),
         Err(error) => error!(%error, "{what} listening, address unknown"),
@@ -117,7 +139,8 @@ fn start(servers: &mut TaskTracker, what: &'static str, listener: TcpListener, r
 
 async fn wait_for_signal() -> Result<(), String> {
     let listen = |kind| signal(kind).map_err(|error| format!("cannot listen for signals: {error}"));
-    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) =
+        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

@@ -43,10 +43,14 @@ impl Metrics {
     /// Fresh metrics in a registry of their own.
     pub fn new() -> Self {
         let requests = Opts::new("provider_http_requests_total", "Management requests answered.");
+        let seconds = HistogramOpts::new(
+            "provider_http_request_duration_seconds",
+            "Time from a management request to its answer's head.",
+        );
+        let requests =
+            IntCounterVec::new(requests, &LABELS).expect("the names are constant and valid");
         let seconds =
-            HistogramOpts::new("provider_http_request_duration_seconds", "Time from a management request to its answer's head.");
-        let requests = IntCounterVec::new(requests, &LABELS).expect("the names are constant and valid");
-        let seconds = HistogramVec::new(seconds, &LABELS).expect("the names are constant and valid");
+            HistogramVec::new(seconds, &LABELS).expect("the names are constant and valid");
         let registry = Registry::new();
         registry.register(Box::new(requests.clone())).expect("the registry is new");
         registry.register(Box::new(seconds.clone())).expect("the names differ");

@@ -84,7 +84,7 @@ impl Reconciler {
     fn step(self: &Arc<Self>) -> Option<Moment> {
         let snapshot = self.cluster.snapshot(&self.catalog.snapshot());
         let plan = plan(&snapshot, &self.settings.policy, self.clock.now());
-        for action in plan.actions {
+        for action in &plan.actions {
             debug!(?action, "action begun");
             self.begin(action);
         }

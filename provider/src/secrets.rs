@@ -106,7 +106,11 @@ impl SecretFiles {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub(crate) fn read(&self, namespace: &Namespace, name: &SecretName) -> std::io::Result<Option<Bytes>> {
+    pub(crate) fn read(
+        &self,
+        namespace: &Namespace,
+        name: &SecretName,
+    ) -> std::io::Result<Option<Bytes>> {
         let file = match File::open(self.path(namespace, name)) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -121,7 +125,12 @@ impl SecretFiles {
     ///
     /// # Errors
     /// When the disk refuses; an older value is then untouched.
-    pub(crate) fn write(&self, namespace: &Namespace, name: &SecretName, bytes: &[u8]) -> std::io::Result<()> {
+    pub(crate) fn write(
+        &self,
+        namespace: &Namespace,
+        name: &SecretName,
+        bytes: &[u8],
+    ) -> std::io::Result<()> {
         let directory = self.root.join(namespace.as_str());
         if !directory.is_dir() {
             make_private(&directory)?;
@@ -168,7 +177,12 @@ mod tests {
     }
 
     fn secret(value: &str, raw_value: &str) -> Secret {
-        Secret { name: "s".into(), namespace: String::new(), value: value.into(), raw_value: raw_value.into() }
+        Secret {
+            name: "s".into(),
+            namespace: String::new(),
+            value: value.into(),
+            raw_value: raw_value.into(),
+        }
     }
 
     #[test]
@@ -181,7 +195,9 @@ mod tests {
             assert_eq!(files.read(&namespace, &name).unwrap().unwrap(), bytes);
         }
         assert!(files.has(&namespace, &name) && files.list(&namespace).unwrap().contains(&name));
-        assert!(files.remove(&namespace, &name).unwrap() && !files.remove(&namespace, &name).unwrap());
+        assert!(
+            files.remove(&namespace, &name).unwrap() && !files.remove(&namespace, &name).unwrap()
+        );
         assert_eq!(files.read(&namespace, &name).unwrap(), None);
     }
 
@@ -193,7 +209,10 @@ mod tests {
         files.write(&namespace, &name, b"x").unwrap();
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         let file = files.path(&namespace, &name);
-        assert_eq!((mode(&file), mode(file.parent().unwrap()), mode(&files.root)), (0o600, 0o700, 0o700));
+        assert_eq!(
+            (mode(&file), mode(file.parent().unwrap()), mode(&files.root)),
+            (0o600, 0o700, 0o700)
+        );
     }
 
     #[test]
@@ -215,7 +234,10 @@ mod tests {
         assert_eq!(value(&secret("v\0", "")).unwrap(), &b"v\0"[..]);
         assert_eq!(value(&secret("", "")).unwrap(), &b""[..]);
         assert_eq!(value(&secret("", "%%%")), Err(SecretValueError::Base64));
-        assert_eq!(value(&secret(&"x".repeat(SECRET_MAX + 1), "")), Err(SecretValueError::TooLarge));
+        assert_eq!(
+            value(&secret(&"x".repeat(SECRET_MAX + 1), "")),
+            Err(SecretValueError::TooLarge)
+        );
         assert!(value(&secret(&"x".repeat(SECRET_MAX), "")).is_ok());
     }
 }

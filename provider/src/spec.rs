@@ -15,8 +15,7 @@ use hyperfaas_protocol::quantity::{Cpu, Memory, QuantityError};
 use hyperfaas_protocol::{FunctionKey, FunctionName, Namespace, SecretName};
 
 use crate::engine::Bounds;
-
-mod reference;
+use crate::engine::reference::Reference;
 
 /// Largest total of all strings of one deployment: 1 MiB, ample for labels and below what the kernel starts a process with.
 pub const DEPLOYMENT_MAX: usize = 1 << 20;
@@ -56,7 +55,9 @@ pub enum SpecError {
     #[error("validation failed: image: is required")]
     ImageMissing,
     /// The image's name is no image reference.
-    #[error("validation failed: image: ({0}) is invalid, must be an image reference such as registry/name:tag")]
+    #[error(
+        "validation failed: image: ({0}) is invalid, must be an image reference such as registry/name:tag"
+    )]
     ImageInvalid(String),
     /// A quantity of `limits` or `requests`.
     #[error("validation failed: {field}: {source}")]
@@ -94,7 +95,9 @@ pub enum SpecError {
 fn describe_name(error: &NameError) -> String {
     match error {
         NameError::Missing { what } => format!("{what}: is required"),
-        NameError::Invalid { what, text } => format!("{what}: ({text}) is invalid, must be a valid DNS entry"),
+        NameError::Invalid { what, text } => {
+            format!("{what}: ({text}) is invalid, must be a valid DNS entry")
+        }
     }
 }
 
@@ -112,7 +115,9 @@ impl FunctionSpec {
         let secrets = secrets(&deployment.secrets)?;
         let limits = bounds(deployment.limits.as_ref(), &LIMITS)?;
         let requests = bounds(deployment.requests.as_ref(), &REQUESTS)?;
-        let count = |label: &str| deployment.labels.get(label)?.trim().parse().ok().filter(|count| *count > 0);
+        let count = |label: &str| {
+            deployment.labels.get(label)?.trim().parse().ok().filter(|count| *count > 0)
+        };
         Ok(Self {
             key: FunctionKey { namespace, name },
             limits,
@@ -151,7 +156,11 @@ fn check_image(image: &str) -> Result<(), SpecError> {
     if image.is_empty() {
         return Err(SpecError::ImageMissing);
     }
-    if reference::is_reference(image) { Ok(()) } else { Err(SpecError::ImageInvalid(shorten(image))) }
+    if Reference::parse(image).is_some() {
+        Ok(())
+    } else {
+        Err(SpecError::ImageInvalid(shorten(image)))
+    }
 }
 
 fn check_size(deployment: &FunctionDeployment) -> Result<(), SpecError> {
@@ -206,8 +215,10 @@ struct ObjectNames {
     cpu: &'static str,
 }
 
-const LIMITS: ObjectNames = ObjectNames { object: "limits", memory: "limits.memory", cpu: "limits.cpu" };
-const REQUESTS: ObjectNames = ObjectNames { object: "requests", memory: "requests.memory", cpu: "requests.cpu" };
+const LIMITS: ObjectNames =
+    ObjectNames { object: "limits", memory: "limits.memory", cpu: "limits.cpu" };
+const REQUESTS: ObjectNames =
+    ObjectNames { object: "requests", memory: "requests.memory", cpu: "requests.cpu" };
 
 fn bounds(resources: Option<&FunctionResources>, names: &ObjectNames) -> Result<Bounds, SpecError> {
     let Some(resources) = resources else { return Ok(Bounds::default()) };
@@ -216,7 +227,9 @@ fn bounds(resources: Option<&FunctionResources>, names: &ObjectNames) -> Result<
         ("amd.com/gpu", &resources.amd_gpu),
         ("intel.com/gpu", &resources.intel_gpu),
     ];
-    if let Some((key, _)) = devices.into_iter().find(|(_, count)| !matches!(count.as_str(), "" | "0")) {
+    if let Some((key, _)) =
+        devices.into_iter().find(|(_, count)| !matches!(count.as_str(), "" | "0"))
+    {
         return Err(SpecError::Gpu { object: names.object, key });
     }
     let memory = quantity(&resources.memory, names.memory, Memory::parse)?;

@@ -5,20 +5,19 @@
 //! Always: one process at a time; the directory and what is in it belong to their owner alone.
 //! Touches: `catalog.redb` in the state directory. Calls block on the disk; the catalog runs them off the async threads.
 
-use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, Permissions};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use hyperfaas_protocol::openfaas::{FunctionDeployment, FunctionNamespace};
 use hyperfaas_protocol::{FunctionKey, FunctionName, Namespace};
 use jiff::Timestamp;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::catalog::Function;
+use crate::catalog::{Function, Functions, Namespaces};
 use crate::spec::FunctionSpec;
 
 /// The database's file name in the state directory.
@@ -50,7 +49,9 @@ pub enum StoreError {
         error: std::io::Error,
     },
     /// A newer provider wrote the file.
-    #[error("the catalog has format {found}, this provider reads up to {FORMAT}: install the newer provider")]
+    #[error(
+        "the catalog has format {found}, this provider reads up to {FORMAT}: install the newer provider"
+    )]
     Format {
         /// What the file says.
         found: u64,
@@ -85,22 +86,23 @@ struct FunctionRecord {
 }
 
 /// Everything that was kept.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Kept {
     /// By key.
-    pub(crate) functions: BTreeMap<FunctionKey, Arc<Function>>,
+    pub(crate) functions: Functions,
     /// Stored ones only; the default one may be missing.
-    pub(crate) namespaces: BTreeMap<Namespace, Arc<FunctionNamespace>>,
+    pub(crate) namespaces: Namespaces,
     /// The last revision given out, never given out again.
     pub(crate) revision: u64,
     /// Made at the first start, the same ever since.
     pub(crate) master_key: [u8; 32],
 }
 
-/// The open database.
+/// The database; a failed write closes it, and the next one opens it anew.
 #[derive(Debug)]
 pub(crate) struct Store {
-    database: Database,
+    directory: PathBuf,
+    database: Mutex<Option<Database>>,
 }
 
 impl Store {
@@ -109,20 +111,8 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; [`StoreError::InUse`] when another process has it open.
     pub(crate) fn open(directory: &Path) -> Result<Self, StoreError> {
-        let at = |path: &Path| {
-            let path = path.to_owned();
-            move |error| StoreError::Directory { path, error }
-        };
-        make_private(directory).map_err(at(directory))?;
-        let path = directory.join(FILE);
-        let database = Database::builder().set_cache_size(CACHE_BYTES).create(&path).map_err(|error| match error {
-            redb::DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(directory.to_owned()),
-            redb::DatabaseError::Storage(redb::StorageError::Io(error)) => at(&path)(error),
-            other => other.into(),
-        })?;
-        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(at(&path))?;
-        sync_directory(directory).map_err(at(directory))?;
-        Ok(Self { database })
+        let database = Mutex::new(Some(open(directory)?));
+        Ok(Self { directory: directory.to_owned(), database })
     }
 
     /// Reads everything, after laying down format and master key at the first start.
@@ -130,31 +120,8 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the file is of a newer format or a record cannot be read.
     pub(crate) fn load(&self) -> Result<Kept, StoreError> {
-        let (revision, master_key) = self.prepare()?;
-        let read = self.database.begin_read()?;
-        let mut functions = BTreeMap::new();
-        for row in read.open_table(FUNCTIONS)?.iter()? {
-            let (key, value) = row?;
-            let (namespace, name) = key.value();
-            let function = function_of(namespace, name, value.value())
-                .map_err(|reason| StoreError::Record { key: format!("function {name}.{namespace}"), reason })?;
-            functions.insert(function.spec.key.clone(), Arc::new(function));
-        }
-        let mut namespaces = BTreeMap::new();
-        for row in read.open_table(NAMESPACES)?.iter()? {
-            let (key, value) = row?;
-            let record = |reason: String| StoreError::Record { key: format!("namespace {}", key.value()), reason };
-            let name = Namespace::parse(key.value()).map_err(|e| record(e.to_string()))?;
-            let namespace = serde_json::from_slice(value.value()).map_err(|e| record(e.to_string()))?;
-            namespaces.insert(name, Arc::new(namespace));
-        }
-        Ok(Kept { functions, namespaces, revision, master_key })
-    }
-
-    /// Checks the format and makes what the first start needs; the last revision and the master key.
-    fn prepare(&self) -> Result<(u64, [u8; 32]), StoreError> {
-        let write = self.database.begin_write()?;
-        let kept = {
+        let mut kept = Kept::default();
+        self.write(|write| {
             write.open_table(FUNCTIONS)?;
             write.open_table(NAMESPACES)?;
             let mut meta = write.open_table(META)?;
@@ -163,12 +130,17 @@ impl Store {
                 return Err(StoreError::Format { found: format });
             }
             meta.insert("format", FORMAT.to_le_bytes().as_slice())?;
-            let stored = meta.get("master_key")?.and_then(|bytes| <[u8; 32]>::try_from(bytes.value()).ok());
-            let master_key = stored.unwrap_or_else(random_key);
-            meta.insert("master_key", master_key.as_slice())?;
-            (number(&meta, "revision")?.unwrap_or(0), master_key)
-        };
-        write.commit()?;
+            let stored = meta.get("master_key")?.and_then(|bytes| bytes.value().try_into().ok());
+            kept.master_key = stored.unwrap_or_else(random_key);
+            meta.insert("master_key", kept.master_key.as_slice())?;
+            kept.revision = number(&meta, "revision")?.unwrap_or(0);
+            Ok(())
+        })?;
+        self.write(|write| {
+            kept.functions = read_functions(&write.open_table(FUNCTIONS)?)?;
+            kept.namespaces = read_namespaces(&write.open_table(NAMESPACES)?)?;
+            Ok(())
+        })?;
         Ok(kept)
     }
 
@@ -176,7 +148,11 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`] when the database fails.
-    pub(crate) fn put_function(&self, function: &Function, revision: u64) -> Result<(), StoreError> {
+    pub(crate) fn put_function(
+        &self,
+        function: &Function,
+        revision: u64,
+    ) -> Result<(), StoreError> {
         let key = &function.spec.key;
         let record = FunctionRecord {
             deployment: FunctionDeployment::clone(&function.spec.deployment),
@@ -186,10 +162,11 @@ impl Store {
             updated_at: function.updated_at,
         };
         let bytes = encode(&record, &key)?;
-        let write = self.database.begin_write()?;
-        write.open_table(FUNCTIONS)?.insert((key.namespace.as_str(), key.name.as_str()), bytes.as_slice())?;
-        write.open_table(META)?.insert("revision", revision.to_le_bytes().as_slice())?;
-        Ok(write.commit()?)
+        self.write(|write| {
+            write.open_table(FUNCTIONS)?.insert(row_key(key), bytes.as_slice())?;
+            write.open_table(META)?.insert("revision", revision.to_le_bytes().as_slice())?;
+            Ok(())
+        })
     }
 
     /// Drops a function; an unknown one is no error.
@@ -197,20 +174,26 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the database fails.
     pub(crate) fn remove_function(&self, key: &FunctionKey) -> Result<(), StoreError> {
-        let write = self.database.begin_write()?;
-        write.open_table(FUNCTIONS)?.remove((key.namespace.as_str(), key.name.as_str()))?;
-        Ok(write.commit()?)
+        self.write(|write| {
+            write.open_table(FUNCTIONS)?.remove(row_key(key))?;
+            Ok(())
+        })
     }
 
     /// Keeps a namespace.
     ///
     /// # Errors
     /// [`StoreError`] when the database fails.
-    pub(crate) fn put_namespace(&self, name: &Namespace, namespace: &FunctionNamespace) -> Result<(), StoreError> {
+    pub(crate) fn put_namespace(
+        &self,
+        name: &Namespace,
+        namespace: &FunctionNamespace,
+    ) -> Result<(), StoreError> {
         let bytes = encode(namespace, name)?;
-        let write = self.database.begin_write()?;
-        write.open_table(NAMESPACES)?.insert(name.as_str(), bytes.as_slice())?;
-        Ok(write.commit()?)
+        self.write(|write| {
+            write.open_table(NAMESPACES)?.insert(name.as_str(), bytes.as_slice())?;
+            Ok(())
+        })
     }
 
     /// Drops a namespace; an unknown one is no error.
@@ -218,16 +201,90 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the database fails.
     pub(crate) fn remove_namespace(&self, name: &Namespace) -> Result<(), StoreError> {
-        let write = self.database.begin_write()?;
-        write.open_table(NAMESPACES)?.remove(name.as_str())?;
-        Ok(write.commit()?)
+        self.write(|write| {
+            write.open_table(NAMESPACES)?.remove(name.as_str())?;
+            Ok(())
+        })
     }
+
+    /// Runs one durable transaction.
+    fn write(
+        &self,
+        change: impl FnOnce(&WriteTransaction) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut slot = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let database = match slot.take() {
+            Some(database) => database,
+            None => open(&self.directory)?,
+        };
+        let write = database.begin_write()?;
+        change(&write)?;
+        write.commit()?;
+        // Not put back after an error: a database that once met a full disk refuses everything until it is opened anew.
+        *slot = Some(database);
+        Ok(())
+    }
+}
+
+fn open(directory: &Path) -> Result<Database, StoreError> {
+    let at = |path: &Path| {
+        let path = path.to_owned();
+        move |error| StoreError::Directory { path, error }
+    };
+    make_private(directory).map_err(at(directory))?;
+    let path = directory.join(FILE);
+    let created = Database::builder().set_cache_size(CACHE_BYTES).create(&path);
+    let database = created.map_err(|error| match error {
+        redb::DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(directory.to_owned()),
+        redb::DatabaseError::Storage(redb::StorageError::Io(error)) => at(&path)(error),
+        other => other.into(),
+    })?;
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(at(&path))?;
+    sync_directory(directory).map_err(at(directory))?;
+    Ok(database)
+}
+
+fn read_functions(
+    table: &impl ReadableTable<(&'static str, &'static str), &'static [u8]>,
+) -> Result<Functions, StoreError> {
+    let mut functions = Functions::new();
+    for row in table.iter()? {
+        let (key, value) = row?;
+        let (namespace, name) = key.value();
+        let function = function_of(namespace, name, value.value()).map_err(|reason| {
+            StoreError::Record { key: format!("function {name}.{namespace}"), reason }
+        })?;
+        functions.insert(function.spec.key.clone(), Arc::new(function));
+    }
+    Ok(functions)
+}
+
+fn read_namespaces(
+    table: &impl ReadableTable<&'static str, &'static [u8]>,
+) -> Result<Namespaces, StoreError> {
+    let mut namespaces = Namespaces::new();
+    for row in table.iter()? {
+        let (key, value) = row?;
+        let record = |reason: String| StoreError::Record {
+            key: format!("namespace {}", key.value()),
+            reason,
+        };
+        let name = Namespace::parse(key.value()).map_err(|e| record(e.to_string()))?;
+        let namespace = serde_json::from_slice(value.value()).map_err(|e| record(e.to_string()))?;
+        namespaces.insert(name, Arc::new(namespace));
+    }
+    Ok(namespaces)
+}
+
+fn row_key(key: &FunctionKey) -> (&str, &str) {
+    (key.namespace.as_str(), key.name.as_str())
 }
 
 fn function_of(namespace: &str, name: &str, record: &[u8]) -> Result<Function, String> {
     let record: FunctionRecord = serde_json::from_slice(record).map_err(|e| e.to_string())?;
     let namespace = Namespace::parse(namespace).map_err(|e| e.to_string())?;
-    let key = FunctionKey { namespace, name: FunctionName::parse(name).map_err(|e| e.to_string())? };
+    let key =
+        FunctionKey { namespace, name: FunctionName::parse(name).map_err(|e| e.to_string())? };
     let spec = FunctionSpec::parse(record.deployment, &key.namespace).map_err(|e| e.to_string())?;
     if spec.key != key {
         return Err(format!("it holds {}", spec.key));
@@ -242,10 +299,14 @@ fn function_of(namespace: &str, name: &str, record: &[u8]) -> Result<Function, S
 }
 
 fn encode(record: &impl Serialize, key: &impl std::fmt::Display) -> Result<Vec<u8>, StoreError> {
-    serde_json::to_vec(record).map_err(|e| StoreError::Record { key: key.to_string(), reason: e.to_string() })
+    serde_json::to_vec(record)
+        .map_err(|e| StoreError::Record { key: key.to_string(), reason: e.to_string() })
 }
 
-fn number(meta: &impl ReadableTable<&'static str, &'static [u8]>, key: &str) -> Result<Option<u64>, StoreError> {
+fn number(
+    meta: &impl ReadableTable<&'static str, &'static [u8]>,
+    key: &str,
+) -> Result<Option<u64>, StoreError> {
     let value = meta.get(key)?;
     Ok(value.and_then(|bytes| <[u8; 8]>::try_from(bytes.value()).ok()).map(u64::from_le_bytes))
 }
@@ -268,4 +329,44 @@ pub(crate) fn make_private(path: &Path) -> std::io::Result<()> {
 /// Makes names that were added to or removed from `directory` durable.
 pub(crate) fn sync_directory(directory: &Path) -> std::io::Result<()> {
     File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_change_leaves_nothing_behind_and_the_store_usable() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let name = Namespace::parse("dev").unwrap();
+        let failed = store.write(|write| {
+            write.open_table(NAMESPACES)?.insert("half", b"{}".as_slice())?;
+            Err(StoreError::Format { found: 2 })
+        });
+        assert!(failed.is_err());
+        store.put_namespace(&name, &FunctionNamespace::default()).unwrap();
+        assert_eq!(store.load().unwrap().namespaces.into_keys().collect::<Vec<_>>(), [name]);
+    }
+
+    #[test]
+    fn a_catalog_of_a_newer_provider_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let newer = |write: &WriteTransaction| {
+            write.open_table(META)?.insert("format", 2_u64.to_le_bytes().as_slice())?;
+            Ok(())
+        };
+        store.write(newer).unwrap();
+        assert!(matches!(store.load(), Err(StoreError::Format { found: 2 })));
+    }
+
+    #[test]
+    fn only_the_owner_may_look() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("deep/state");
+        let _store = Store::open(&state).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&state), mode(&state.join(FILE))), (0o700, 0o600));
+    }
 }

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bollard::query_parameters::{RemoveImageOptionsBuilder, RemoveVolumeOptionsBuilder};
+use bollard::query_parameters::RemoveVolumeOptionsBuilder;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use hyperfaas_protocol::quantity::{Cpu, Memory};
@@ -101,8 +101,7 @@ async fn what_was_pruned_behind_our_back_is_made_again() {
     lab.engine().stop(&first.container, Duration::from_secs(20)).await.unwrap();
     for volume in mounts.into_iter().filter_map(|mount| mount.name) {
         let force = RemoveVolumeOptionsBuilder::default().force(true).build();
-        // The watchdog's volume may be in use by a test at the side.
-        let _ = lab.corner.docker.remove_volume(&volume, Some(force)).await;
+        lab.corner.docker.remove_volume(&volume, Some(force)).await.unwrap();
     }
     lab.corner.docker.remove_network(&lab.corner.network()).await.unwrap();
     order.replica = lab.order("f", &[]).await.replica;
@@ -164,7 +163,7 @@ async fn a_watchdog_that_cannot_run_everywhere_is_refused_in_one_line() {
 
 #[tokio::test]
 async fn an_image_is_pulled_once_with_the_users_login() {
-    let lab = DockerLab::new().await;
+    let mut lab = DockerLab::new().await;
     // `me:p~~~?>` in the standard alphabet holds a `/`, which the engine takes for a broken login.
     let registry = Registry::start(Some("bWU6cH5+fj8+")).await;
     let mut logins = tempfile::NamedTempFile::new().unwrap();
@@ -173,6 +172,7 @@ async fn an_image_is_pulled_once_with_the_users_login() {
         DockerConfig { login_file: Some(logins.path().to_owned()), ..lab.corner.config(1) };
     let engine = DockerEngine::new(config).unwrap();
     let reference = registry.image();
+    lab.corner.pulled = vec![reference.clone()];
     let same = (0..4).map(|_| engine.image(&reference, PullPolicy::Missing));
     for image in join_all(same).await {
         assert_eq!(image.unwrap().digest.as_deref(), Some(registry.digest.as_str()));
@@ -186,8 +186,6 @@ async fn an_image_is_pulled_once_with_the_users_login() {
         matches!(&error, EngineError::ImageUnavailable { reference, .. } if *reference == missing),
         "{error:?}"
     );
-    let force = RemoveImageOptionsBuilder::default().force(true).build();
-    lab.corner.docker.remove_image(&reference, Some(force), None).await.unwrap();
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! The contract of `trait Engine`: each claim is one function, tried on the real engine and on the simulated one.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::join_all;
@@ -8,7 +8,7 @@ use futures_util::stream::BoxStream;
 use hyperfaas_provider::engine::{
     ContainerId, EngineError, EngineEvent, LogQuery, PullPolicy, StartOrder,
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::lab::{DockerLab, Lab, PATIENCE, SimLab, function, lines_until, secret};
 
@@ -104,7 +104,7 @@ async fn a_failed_start_leaves_nothing(lab: &impl Lab) {
     let error = lab.engine().start(order.clone()).await.unwrap_err();
     match &error {
         EngineError::ImageUnavailable { reference, .. } => {
-            assert_eq!(*reference, order.image.reference)
+            assert_eq!(*reference, order.image.reference);
         }
         other => panic!("{other:?}"),
     }
@@ -185,7 +185,7 @@ async fn a_polite_container_ends_before_its_grace(lab: &impl Lab) {
     let engine = lab.engine();
     let started = engine.start(lab.order("f", &[]).await).await.unwrap();
     lines_until(&*engine, &started, "ready").await;
-    let began = began();
+    let began = Instant::now();
     engine.stop(&started.container, PATIENCE).await.unwrap();
     assert!(began.elapsed() < PATIENCE / 2, "{:?}", began.elapsed());
     assert_eq!(engine.list().await.unwrap(), []);
@@ -197,7 +197,7 @@ async fn a_stubborn_container_is_killed_after_its_grace(lab: &impl Lab) {
     assert_eq!(next(&mut events).await, EngineEvent::Connected);
     let started = engine.start(lab.order("f", &[("STUBBORN", "1")]).await).await.unwrap();
     lines_until(&*engine, &started, "ready").await;
-    let began = began();
+    let began = Instant::now();
     engine.stop(&started.container, Duration::from_secs(1)).await.unwrap();
     assert!(began.elapsed() >= Duration::from_millis(950), "{:?}", began.elapsed());
     assert_eq!(
@@ -387,9 +387,4 @@ async fn new_bytes_of_a_secret_reach_the_next_replica_only(lab: &impl Lab) {
 
 async fn next(events: &mut BoxStream<'static, EngineEvent>) -> EngineEvent {
     timeout(PATIENCE, events.next()).await.expect("an event comes").expect("the stream never ends")
-}
-
-#[expect(clippy::disallowed_methods, reason = "a test measures real time on a real engine")]
-fn began() -> Instant {
-    Instant::now()
 }

@@ -24,7 +24,11 @@ async fn a_killed_provider_takes_over_what_runs_and_serves_within_a_second() {
     let answer = timeout(Duration::from_secs(1), stack.invoke("f", "/sleep?ms=0", "")).await;
     assert_eq!(answer.expect("served within a second of listening").0, StatusCode::OK);
     assert_eq!(stack.containers("f"), before);
-    stack.eventually("the deleted function's container goes", async || stack.containers("g").is_empty()).await;
+    stack
+        .eventually("the deleted function's container goes", async || {
+            stack.containers("g").is_empty()
+        })
+        .await;
     assert_eq!(stack.invoke("g", "", "").await.0, StatusCode::NOT_FOUND);
 }
 
@@ -44,7 +48,9 @@ async fn an_acknowledged_change_survives_a_kill_right_after_it() {
     stack.spawn().await;
     assert_eq!(stack.status("f").await["replicas"], 2);
     stack.available("f", 2).await;
-    stack.eventually("only the new revision is left", async || stack.containers("f").len() == 2).await;
+    stack
+        .eventually("only the new revision is left", async || stack.containers("f").len() == 2)
+        .await;
     stack.delete("f").await;
     stack.kill().await;
     stack.spawn().await;
@@ -59,11 +65,12 @@ async fn containers_that_vanish_or_stop_are_replaced() {
     for command in [&["rm", "-f"][..], &["stop", "-t", "0"], &["kill"]] {
         let before = stack.containers("f");
         docker(&[command, &[before[0].as_str()]].concat());
-        stack.eventually("another container took over", async || {
-            let now = stack.containers("f");
-            now.len() == 1 && now != before && stack.status("f").await["availableReplicas"] == 1
-        })
-        .await;
+        stack
+            .eventually("another container took over", async || {
+                let now = stack.containers("f");
+                now.len() == 1 && now != before && stack.status("f").await["availableReplicas"] == 1
+            })
+            .await;
         assert_eq!(stack.invoke("f", "/sleep?ms=0", "").await.0, StatusCode::OK);
     }
 }
@@ -101,7 +108,10 @@ impl Detour {
                     return;
                 }
                 let engine = UnixStream::connect("/var/run/docker.sock").expect("the engine runs");
-                let pairs = [(client.try_clone(), engine.try_clone()), (engine.try_clone(), client.try_clone())];
+                let pairs = [
+                    (client.try_clone(), engine.try_clone()),
+                    (engine.try_clone(), client.try_clone()),
+                ];
                 kept.lock().expect("not poisoned").extend([client, engine]);
                 for (from, to) in pairs {
                     let (mut from, mut to) = (from.expect("cloned"), to.expect("cloned"));
@@ -141,7 +151,11 @@ async fn an_engine_that_is_away_is_waited_for() {
     assert_eq!(stack.invoke("f", "/sleep?ms=0", "").await.0, StatusCode::OK);
 
     detour.close();
-    assert_eq!(stack.invoke("f", "/sleep?ms=0", "").await.0, StatusCode::OK, "running replicas serve without the engine");
+    assert_eq!(
+        stack.invoke("f", "/sleep?ms=0", "").await.0,
+        StatusCode::OK,
+        "running replicas serve without the engine"
+    );
     stack.scale("f", 2).await;
     let detour = Detour::open(&socket);
     stack.available("f", 2).await;

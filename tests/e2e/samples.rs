@@ -9,7 +9,9 @@ use crate::support::stack::Stack;
 async fn every_sample_answers_the_openfaas_way() {
     let stack = Stack::start().await;
     stack.deploy("shout", "hyperfaas/fn-shout:latest", json!({ "envProcess": "tr a-z A-Z" })).await;
-    stack.deploy("hello", "hyperfaas/fn-hello:latest", json!({ "readOnlyRootFilesystem": true })).await;
+    stack
+        .deploy("hello", "hyperfaas/fn-hello:latest", json!({ "readOnlyRootFilesystem": true }))
+        .await;
     stack.deploy("pyhello", "hyperfaas/fn-pyhello:latest", json!({})).await;
     stack.deploy("plain", "hyperfaas/fn-plain:latest", json!({})).await;
     stack.deploy("burn", "hyperfaas/fn-burn:latest", json!({})).await;

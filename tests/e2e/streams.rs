@@ -47,9 +47,12 @@ async fn a_body_that_comes_in_pieces_is_echoed_piece_by_piece() {
     stack.deploy("f", probe_image(), json!({})).await;
     stack.available("f", 1).await;
     let (sender, receiver) = mpsc::channel::<Result<Vec<u8>, std::io::Error>>(1);
-    let body = Body::wrap_stream(stream::unfold(receiver, async |mut pieces| Some((pieces.recv().await?, pieces))));
+    let body = Body::wrap_stream(stream::unfold(receiver, async |mut pieces| {
+        Some((pieces.recv().await?, pieces))
+    }));
     sender.send(Ok(b"one".to_vec())).await.unwrap();
-    let answer = stack.http.post(stack.gateway("/function/f/echo")).body(body).send().await.unwrap();
+    let answer =
+        stack.http.post(stack.gateway("/function/f/echo")).body(body).send().await.unwrap();
     let mut pieces = answer.bytes_stream();
     assert_eq!(pieces.next().await.unwrap().unwrap(), "one");
     sender.send(Ok(b"two".to_vec())).await.unwrap();
@@ -64,10 +67,15 @@ async fn events_arrive_when_they_are_sent() {
     for (name, image) in [("plain", probe_image()), ("behind", probe_http_image())] {
         stack.deploy(name, image, json!({})).await;
         let url = stack.gateway(&format!("/function/{name}/events"));
-        let answer = stack.http.get(url).header("accept", "text/event-stream").send().await.unwrap();
+        let answer =
+            stack.http.get(url).header("accept", "text/event-stream").send().await.unwrap();
         assert_eq!(answer.headers()["content-type"], "text/event-stream");
         let mut events = answer.bytes_stream();
-        assert_eq!(events.next().await.unwrap().unwrap(), "data: one\n\n", "{name}: the first comes alone");
+        assert_eq!(
+            events.next().await.unwrap().unwrap(),
+            "data: one\n\n",
+            "{name}: the first comes alone"
+        );
         assert_eq!(events.next().await.unwrap().unwrap(), "data: two\n\n");
     }
 }
@@ -119,11 +127,17 @@ async fn the_target_reaches_the_function_byte_for_byte() {
     for target in ["/a%20b/%2F/c%25?x=%20&y=+", "//a/../b", "/", "/%E2%82%AC?"] {
         let authority = stack.gateway("").replace("http://", "");
         let mut socket = TcpStream::connect(authority).await.unwrap();
-        let head = format!("GET /function/f.openfaas-fn{target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let head = format!(
+            "GET /function/f.openfaas-fn{target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        );
         socket.write_all(head.as_bytes()).await.unwrap();
         let mut answer = String::new();
         timeout(PATIENCE, socket.read_to_string(&mut answer)).await.unwrap().unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(&format!("\"target\":\"{target}\"")), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 200")
+                && answer.contains(&format!("\"target\":\"{target}\"")),
+            "{answer}"
+        );
         for header in ["x-call-id", "x-start-time"] {
             assert!(answer.to_lowercase().contains(&format!("\r\n{header}: ")), "{answer}");
         }

@@ -14,7 +14,10 @@ fn assert_refused(answer: &Answer, status: u16, what: &str) {
     let text = answer.text();
     assert_eq!(answer.status, status, "{what}: {text}");
     assert_eq!(answer.header("content-type"), "text/plain; charset=utf-8", "{what}");
-    assert!(text.ends_with('\n') && text.lines().count() == 1 && text.len() < 400, "{what}: {text:?}");
+    assert!(
+        text.ends_with('\n') && text.lines().count() == 1 && text.len() < 400,
+        "{what}: {text:?}"
+    );
 }
 
 async fn assert_nothing_changed(provider: &Provider) {
@@ -47,7 +50,18 @@ async fn bodies_that_are_not_the_json_asked_for_are_400() {
     ];
     let deep = format!(r#"{{"service":{}"#, "[".repeat(100_000));
     let bodies = [
-        "{", "nonsense", "[]", "null", "1", "\"x\"", "{\"service\":", "{\"a\":1}}", "{} {}", "\u{feff}{}", "{\"a\":\"\\ud800\"}", &deep,
+        "{",
+        "nonsense",
+        "[]",
+        "null",
+        "1",
+        "\"x\"",
+        "{\"service\":",
+        "{\"a\":1}}",
+        "{} {}",
+        "\u{feff}{}",
+        "{\"a\":\"\\ud800\"}",
+        &deep,
     ];
     for (method, target) in routes {
         for body in bodies {
@@ -55,7 +69,11 @@ async fn bodies_that_are_not_the_json_asked_for_are_400() {
             assert_refused(&answer, 400, &format!("{method} {target} {body:.20}"));
         }
         if method != "DELETE" || !target.contains("namespace") {
-            assert_refused(&provider.call(method, target, "").await, 400, &format!("{method} {target}, empty"));
+            assert_refused(
+                &provider.call(method, target, "").await,
+                400,
+                &format!("{method} {target}, empty"),
+            );
         }
         assert_refused(&provider.call(method, target, &b"\xff\xfe{}"[..]).await, 400, "not UTF-8");
     }
@@ -90,22 +108,46 @@ async fn fields_of_the_wrong_type_are_named() {
 async fn names_that_are_none_are_400_in_bodies_and_404_in_paths() {
     let provider = Provider::new();
     let long = "a".repeat(64);
-    for name in ["", "..", "a/b", "../x", "UPPER", "a.b", "a_b", "-a", "a-", "a b", "é", "a\\u0000", &long] {
+    for name in
+        ["", "..", "a/b", "../x", "UPPER", "a.b", "a_b", "-a", "a-", "a b", "é", "a\\u0000", &long]
+    {
         let body = format!(r#"{{"service":"{name}","image":"a/b:c"}}"#);
-        assert_refused(&provider.call("POST", FUNCTIONS, body.clone()).await, 400, &format!("POST {name}"));
+        assert_refused(
+            &provider.call("POST", FUNCTIONS, body.clone()).await,
+            400,
+            &format!("POST {name}"),
+        );
         assert_refused(&provider.call("PUT", FUNCTIONS, body).await, 400, &format!("PUT {name}"));
         let body = format!(r#"{{"functionName":"{name}"}}"#);
-        assert_refused(&provider.call("DELETE", FUNCTIONS, body).await, 400, &format!("DELETE {name}"));
+        assert_refused(
+            &provider.call("DELETE", FUNCTIONS, body).await,
+            400,
+            &format!("DELETE {name}"),
+        );
         let body = format!(r#"{{"name":"{name}"}}"#);
-        assert_refused(&provider.call("POST", "/system/namespace/", body).await, 400, &format!("namespace {name}"));
+        assert_refused(
+            &provider.call("POST", "/system/namespace/", body).await,
+            400,
+            &format!("namespace {name}"),
+        );
         if !name.is_empty() {
             let body = format!(r#"{{"service":"f","image":"a","namespace":"{name}"}}"#);
-            assert_refused(&provider.call("POST", FUNCTIONS, body).await, 400, &format!("in namespace {name}"));
+            assert_refused(
+                &provider.call("POST", FUNCTIONS, body).await,
+                400,
+                &format!("in namespace {name}"),
+            );
         }
     }
     for name in ["..", "a.b", "UPPER", "a_b", "%2e%2e", "a%2Fb", "a%00", &long] {
-        assert_refused(&provider.call("GET", &format!("/system/function/{name}"), "").await, 404, name);
-        let scaled = provider.call("POST", &format!("/system/scale-function/{name}"), r#"{"replicas":1}"#).await;
+        assert_refused(
+            &provider.call("GET", &format!("/system/function/{name}"), "").await,
+            404,
+            name,
+        );
+        let scaled = provider
+            .call("POST", &format!("/system/scale-function/{name}"), r#"{"replicas":1}"#)
+            .await;
         assert_refused(&scaled, 404, name);
     }
     assert_nothing_changed(&provider).await;
@@ -114,7 +156,9 @@ async fn names_that_are_none_are_400_in_bodies_and_404_in_paths() {
 #[tokio::test]
 async fn secret_names_and_values_are_checked() {
     let provider = Provider::new();
-    for name in ["", "..", ".", "../../etc/passwd", "a/b", "UPPER", "a..b", "a\\u0000b", &"a".repeat(254)] {
+    for name in
+        ["", "..", ".", "../../etc/passwd", "a/b", "UPPER", "a..b", "a\\u0000b", &"a".repeat(254)]
+    {
         for method in ["POST", "PUT", "DELETE"] {
             let body = format!(r#"{{"name":"{name}","value":"hush"}}"#);
             let answer = provider.call(method, SECRETS, body).await;
@@ -122,8 +166,18 @@ async fn secret_names_and_values_are_checked() {
             assert!(!answer.text().contains("hush"), "values never come back");
         }
     }
+    for body in [
+        r#"{"name":"s","value":271828}"#,
+        r#"{"name":"s","rawValue":["271828"]}"#,
+        r#"{"name":271828}"#,
+    ] {
+        let answer = provider.call("POST", SECRETS, body).await;
+        assert_refused(&answer, 400, body);
+        assert!(!answer.text().contains("271828"), "values never come back: {}", answer.text());
+    }
     for raw in ["%%%", "a", "aGk", "aGk= ", "-_=="] {
-        let answer = provider.call("POST", SECRETS, format!(r#"{{"name":"s","rawValue":"{raw}"}}"#)).await;
+        let answer =
+            provider.call("POST", SECRETS, format!(r#"{{"name":"s","rawValue":"{raw}"}}"#)).await;
         assert_refused(&answer, 400, raw);
         assert_eq!(answer.text(), "rawValue is not valid base64\n");
     }
@@ -136,7 +190,11 @@ async fn secret_names_and_values_are_checked() {
     let nul = provider.call("PUT", SECRETS, r#"{"name":"s","value":"a\u0000b\n"}"#).await;
     assert_eq!(nul.status, 202, "a file may hold any byte");
     let listed = provider.call("GET", SECRETS, "").await;
-    assert_eq!(listed.text(), r#"[{"name":"s","namespace":"openfaas-fn"}]"#, "values are never listed");
+    assert_eq!(
+        listed.text(),
+        r#"[{"name":"s","namespace":"openfaas-fn"}]"#,
+        "values are never listed"
+    );
 }
 
 #[tokio::test]
@@ -151,7 +209,10 @@ async fn deployments_that_cannot_run_are_400_with_the_field_named() {
         (r#""image":"a","limits":{"cpu":"half"}"#, "limits.cpu: "),
         (r#""image":"a","requests":{"memory":"99999999999Ei"}"#, "requests.memory: "),
         (r#""image":"a","requests":{"cpu":"1.2.3"}"#, "requests.cpu: "),
-        (r#""image":"a","limits":{"nvidia.com/gpu":"1"}"#, "limits.nvidia.com/gpu: GPUs are not supported"),
+        (
+            r#""image":"a","limits":{"nvidia.com/gpu":"1"}"#,
+            "limits.nvidia.com/gpu: GPUs are not supported",
+        ),
         (r#""image":"a","envVars":{"":"x"}"#, "envVars: "),
         (r#""image":"a","envVars":{"a=b":"x"}"#, "envVars: "),
         (r#""image":"a","envVars":{"a":"\u0000"}"#, "envVars: "),
@@ -161,12 +222,20 @@ async fn deployments_that_cannot_run_are_400_with_the_field_named() {
     ];
     for (fields, named) in fields {
         for method in ["POST", "PUT"] {
-            let answer = provider.call(method, FUNCTIONS, format!(r#"{{"service":"f",{fields}}}"#)).await;
+            let answer =
+                provider.call(method, FUNCTIONS, format!(r#"{{"service":"f",{fields}}}"#)).await;
             assert_refused(&answer, 400, fields);
-            assert!(answer.text().starts_with(&format!("validation failed: {named}")), "{}", answer.text());
+            assert!(
+                answer.text().starts_with(&format!("validation failed: {named}")),
+                "{}",
+                answer.text()
+            );
         }
     }
-    let labels = format!(r#"{{"service":"f","image":"a","labels":{{"l":"{}"}}}}"#, "x".repeat((1 << 20) + 1));
+    let labels = format!(
+        r#"{{"service":"f","image":"a","labels":{{"l":"{}"}}}}"#,
+        "x".repeat((1 << 20) + 1)
+    );
     assert_refused(&provider.call("POST", FUNCTIONS, labels).await, 400, "labels of 1 MiB");
     assert_nothing_changed(&provider).await;
 }
@@ -188,7 +257,8 @@ async fn scaling_takes_whole_numbers_and_clamps_large_ones() {
         let status = provider.call("GET", "/system/function/fn1", "").await;
         assert!(status.text().contains(r#""replicas":1,"#), "{}", status.text());
     }
-    let huge = provider.call("POST", "/system/scale-function/fn1", r#"{"replicas":1000000000}"#).await;
+    let huge =
+        provider.call("POST", "/system/scale-function/fn1", r#"{"replicas":1000000000}"#).await;
     assert_eq!(huge.status, 202);
     let status = provider.call("GET", "/system/function/fn1", "").await;
     assert!(status.text().contains(r#""replicas":100,"#), "{}", status.text());
@@ -214,7 +284,12 @@ async fn unknown_things_are_told_apart() {
         ("DELETE", "/system/functions", r#"{"functionName":"nope"}"#, 404),
         ("DELETE", "/system/functions", "{}", 400),
         ("DELETE", "/system/functions", r#"{"functionName":"fn1","namespace":"nope"}"#, 400),
-        ("PUT", "/system/functions", r#"{"service":"nope","image":"a","secrets":["unknown"]}"#, 404),
+        (
+            "PUT",
+            "/system/functions",
+            r#"{"service":"nope","image":"a","secrets":["unknown"]}"#,
+            404,
+        ),
         ("PUT", "/system/functions", r#"{"service":"fn1","image":"a","secrets":["unknown"]}"#, 400),
         ("POST", "/system/functions", r#"{"service":"fn1","image":"a"}"#, 409),
         ("POST", "/system/secrets", r#"{"name":"s","namespace":"nope","value":"v"}"#, 400),
@@ -225,15 +300,28 @@ async fn unknown_things_are_told_apart() {
         ("DELETE", "/system/namespace/nope", "", 404),
         ("DELETE", "/system/namespace/openfaas-fn", "", 400),
     ] {
-        assert_refused(&provider.call(method, target, body).await, status, &format!("{method} {target} {body}"));
+        assert_refused(
+            &provider.call(method, target, body).await,
+            status,
+            &format!("{method} {target} {body}"),
+        );
     }
 }
 
 #[tokio::test]
 async fn routes_are_matched_before_methods_and_methods_before_credentials() {
     let provider = Provider::new();
-    let anonymous = |method: &str, target: &str| Request::builder().method(method).uri(target).body(Body::empty()).unwrap();
-    for target in ["/system", "/system/", "/system/functions/", "/system/telemetry", "/system/function/", "/system/function/a%20b"] {
+    let anonymous = |method: &str, target: &str| {
+        Request::builder().method(method).uri(target).body(Body::empty()).unwrap()
+    };
+    for target in [
+        "/system",
+        "/system/",
+        "/system/functions/",
+        "/system/telemetry",
+        "/system/function/",
+        "/system/function/a%20b",
+    ] {
         assert_refused(&provider.send(anonymous("GET", target)).await, 404, target);
     }
     for (method, target) in [
@@ -259,7 +347,11 @@ async fn routes_are_matched_before_methods_and_methods_before_credentials() {
         "/system/namespaces/openfaas-fn",
     ] {
         let answer = provider.send(anonymous("GET", target)).await;
-        assert_eq!((answer.status.as_u16(), answer.text()), (401, "invalid credentials"), "{target}");
+        assert_eq!(
+            (answer.status.as_u16(), answer.text()),
+            (401, "invalid credentials"),
+            "{target}"
+        );
     }
     for target in ["/healthz", "/metrics"] {
         assert_eq!(provider.send(anonymous("GET", target)).await.status, 200, "{target}");
@@ -270,7 +362,9 @@ async fn routes_are_matched_before_methods_and_methods_before_credentials() {
 async fn a_body_of_ten_mebibytes_is_refused_and_one_that_never_ends_is_given_up() {
     let provider = Provider::new();
     let body = format!(r#"{{"service":"f","image":"{}"}}"#, "a".repeat(10 << 20));
-    for (method, target) in [("POST", FUNCTIONS), ("PUT", FUNCTIONS), ("POST", SECRETS), ("POST", "/system/namespace/")] {
+    for (method, target) in
+        [("POST", FUNCTIONS), ("PUT", FUNCTIONS), ("POST", SECRETS), ("POST", "/system/namespace/")]
+    {
         assert_refused(&provider.call(method, target, body.clone()).await, 413, target);
     }
     let begun = stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"{\"service\""))]);
@@ -284,8 +378,12 @@ async fn a_body_of_ten_mebibytes_is_refused_and_one_that_never_ends_is_given_up(
 #[tokio::test]
 async fn info_and_metrics_say_what_clients_look_for() {
     let provider = with_function().await;
-    let info: serde_json::Value = serde_json::from_str(provider.call("GET", "/system/info", "").await.text()).unwrap();
-    assert_eq!((&info["provider"], &info["orchestration"]), (&"hyperfaas".into(), &"docker".into()));
+    let info: serde_json::Value =
+        serde_json::from_str(provider.call("GET", "/system/info", "").await.text()).unwrap();
+    assert_eq!(
+        (&info["provider"], &info["orchestration"]),
+        (&"hyperfaas".into(), &"docker".into())
+    );
     for field in ["release", "sha"] {
         assert!(info["version"][field].as_str().is_some_and(|text| !text.is_empty()), "{info}");
     }

@@ -22,7 +22,9 @@ impl Echo {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
         let port = listener.local_addr().expect("an address").port();
         let server = tokio::spawn(async move {
-            axum::serve(listener, Router::new().fallback(any(echo))).await.expect("it serves until it is dropped");
+            axum::serve(listener, Router::new().fallback(any(echo)))
+                .await
+                .expect("it serves until it is dropped");
         });
         Self { port, server }
     }
@@ -34,9 +36,19 @@ impl Drop for Echo {
     }
 }
 
-async fn echo(method: axum::http::Method, uri: Uri, headers: HeaderMap, body: Bytes) -> axum::response::Response {
-    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
-    let status = uri.query().and_then(|query| query.strip_prefix("status=")).and_then(|code| code.parse().ok());
+async fn echo(
+    method: axum::http::Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> axum::response::Response {
+    let header = |name: &str| {
+        headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+    };
+    let status = uri
+        .query()
+        .and_then(|query| query.strip_prefix("status="))
+        .and_then(|code| code.parse().ok());
     let received = json!({
         "method": method.as_str(),
         "target": uri.to_string(),
@@ -45,7 +57,9 @@ async fn echo(method: axum::http::Method, uri: Uri, headers: HeaderMap, body: By
         "body": String::from_utf8_lossy(&body),
     });
     let extra = [("x-two", "1"), ("x-two", "2"), ("location", "http://example.com")];
-    let mut response = (StatusCode::from_u16(status.unwrap_or(200)).expect("a status"), received.to_string()).into_response();
+    let mut response =
+        (StatusCode::from_u16(status.unwrap_or(200)).expect("a status"), received.to_string())
+            .into_response();
     response.headers_mut().remove("content-type");
     for (name, value) in extra {
         response.headers_mut().append(name, value.parse().expect("a value"));
@@ -93,7 +107,11 @@ async fn the_target_reaches_the_function_byte_for_byte() {
         ("/function/echo?", "/?"),
     ] {
         let answer = invoke(&provider, "GET", target, "").await;
-        assert_eq!((answer.status, &json_of(&answer)["target"]), (StatusCode::OK, &json!(seen)), "{target}");
+        assert_eq!(
+            (answer.status, &json_of(&answer)["target"]),
+            (StatusCode::OK, &json!(seen)),
+            "{target}"
+        );
     }
 }
 
@@ -107,7 +125,11 @@ async fn methods_bodies_and_headers_pass_in_both_directions() {
         assert_eq!((&received["method"], &received["body"]), (&json!(method), &json!("hi\u{0}")));
         assert_eq!(received["authorization"], "Bearer theirs", "it belongs to the function");
         assert_eq!(received["forwarded_host"], "gw:8080");
-        assert_eq!(answer.header("content-type"), "text/x-mine", "an answer without one gets the request's");
+        assert_eq!(
+            answer.header("content-type"),
+            "text/x-mine",
+            "an answer without one gets the request's"
+        );
         assert_eq!(answer.headers.get_all("x-two").iter().count(), 2);
     }
     let head = invoke(&provider, "HEAD", "/function/echo", "").await;
@@ -139,8 +161,16 @@ async fn what_the_proxy_answers_itself_is_marked_and_never_a_success() {
         ("/function/.openfaas-fn", 404, "function .openfaas-fn not found\n"),
         ("/function/idle.", 404, "function idle. not found\n"),
         ("/function/..", 404, "function .. not found\n"),
-        ("/function/idle", 504, "No endpoints available for: idle. No replica became ready in time\n"),
-        ("/function/gone", 504, "No endpoints available for: gone. No replica became ready in time\n"),
+        (
+            "/function/idle",
+            504,
+            "No endpoints available for: idle. No replica became ready in time\n",
+        ),
+        (
+            "/function/gone",
+            504,
+            "No endpoints available for: gone. No replica became ready in time\n",
+        ),
     ] {
         let answer = invoke(&provider, "POST", target, "x").await;
         assert_eq!((answer.status.as_u16(), answer.text()), (status, text), "{target}");
@@ -151,9 +181,21 @@ async fn what_the_proxy_answers_itself_is_marked_and_never_a_success() {
 #[tokio::test]
 async fn what_cannot_be_a_function_is_no_route_and_other_methods_are_not_allowed() {
     let provider = deployed(&["echo"]).await;
-    for target in ["/function/", "/function", "/function//x", "/function/a%2Fb", "/function/a:b", "/functions/echo", "/"] {
+    for target in [
+        "/function/",
+        "/function",
+        "/function//x",
+        "/function/a%2Fb",
+        "/function/a:b",
+        "/functions/echo",
+        "/",
+    ] {
         let answer = invoke(&provider, "GET", target, "").await;
-        assert_eq!((answer.status.as_u16(), answer.text()), (404, "404 page not found\n"), "{target}");
+        assert_eq!(
+            (answer.status.as_u16(), answer.text()),
+            (404, "404 page not found\n"),
+            "{target}"
+        );
         assert!(!answer.headers.contains_key("x-openfaas-internal"), "{target}");
     }
     for method in ["TRACE", "PROPFIND", "BREW"] {
@@ -164,7 +206,8 @@ async fn what_cannot_be_a_function_is_no_route_and_other_methods_are_not_allowed
 
 #[tokio::test]
 async fn two_namespaces_hold_two_functions_of_one_name() {
-    let (provider, here, there) = (deployed(&["echo"]).await, Echo::start().await, Echo::start().await);
+    let (provider, here, there) =
+        (deployed(&["echo"]).await, Echo::start().await, Echo::start().await);
     assert_eq!(provider.call("POST", "/system/namespace/", r#"{"name":"dev"}"#).await.status, 201);
     let body = r#"{"service":"echo","image":"a/b:c","namespace":"dev"}"#;
     assert_eq!(provider.call("POST", "/system/functions", body).await.status, 202);

@@ -7,4 +7,5 @@
 mod bad_input;
 mod invoking;
 mod provider;
+mod sockets;
 mod stories;

@@ -12,13 +12,14 @@ use hyperfaas_http::auth::BasicAuth;
 use hyperfaas_protocol::control::{CONTROL_PORT, OwnerState};
 use hyperfaas_protocol::moment::Moment;
 use hyperfaas_protocol::{FunctionKey, Namespace};
-use hyperfaas_provider::api::{Api, ApiSettings, router};
+use hyperfaas_provider::api::{Api, ApiSettings, router_until};
 use hyperfaas_provider::catalog::{Catalog, CatalogSettings};
 use hyperfaas_provider::cluster::Cluster;
 use hyperfaas_provider::dispatch::{Dispatch, DispatchSettings};
 use hyperfaas_provider::engine::sim::{SimEngine, SimHost};
 use hyperfaas_provider::engine::{ContainerId, Observed, ReplicaId};
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 /// Longest body a management request may take its time with in these tests.
@@ -30,6 +31,8 @@ const COLD_START_TIMEOUT: Duration = Duration::from_millis(100);
 pub(super) struct Provider {
     pub(super) router: Router,
     pub(super) auth: BasicAuth,
+    /// Ends what would never end by itself.
+    pub(super) stopping: CancellationToken,
     pub(super) catalog: Arc<Catalog>,
     cluster: Arc<Cluster>,
     _state: TempDir,
@@ -79,7 +82,15 @@ impl Provider {
             settings: ApiSettings { body_timeout: BODY_TIMEOUT },
         };
         let auth = BasicAuth::new("admin", "secret");
-        Self { router: router(Arc::new(api), Some(auth.clone())), auth, catalog, cluster, _state: state }
+        let stopping = CancellationToken::new();
+        Self {
+            router: router_until(Arc::new(api), Some(auth.clone()), stopping.clone()),
+            auth,
+            stopping,
+            catalog,
+            cluster,
+            _state: state,
+        }
     }
 
     /// Sends a request as it is.
@@ -92,13 +103,17 @@ impl Provider {
 
     /// Sends a request with the right credentials.
     pub(super) async fn call(&self, method: &str, target: &str, body: impl Into<Body>) -> Answer {
-        let request = Request::builder().method(method).uri(target).header("authorization", self.auth.header());
+        let request = Request::builder()
+            .method(method)
+            .uri(target)
+            .header("authorization", self.auth.header());
         self.send(request.body(body.into()).expect("a valid request")).await
     }
 
     /// Gives the function one ready replica, answered for at `port` of the loopback address.
     pub(super) fn make_ready(&self, function: &str, port: u16) {
-        let key = FunctionKey::parse_reference(function, self.catalog.default_namespace()).expect("a valid reference");
+        let key = FunctionKey::parse_reference(function, self.catalog.default_namespace())
+            .expect("a valid reference");
         let revision = self.catalog.function(&key).expect("a deployed function").revision;
         let replica = ReplicaId(format!("{}.{}.{revision}", key.namespace, key.name));
         let observed = Observed {

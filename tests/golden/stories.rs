@@ -75,7 +75,9 @@ async fn the_ui_is_served() {
 fn our_types_write_deployments_as_faas_cli_does() {
     let deployments: Vec<Step> = steps(include_str!("faas-cli.json"))
         .into_iter()
-        .filter(|step| step.target == "/system/functions" && matches!(step.method.as_str(), "POST" | "PUT"))
+        .filter(|step| {
+            step.target == "/system/functions" && matches!(step.method.as_str(), "POST" | "PUT")
+        })
         .collect();
     assert!(deployments.len() > 2);
     for step in deployments {
@@ -111,7 +113,8 @@ fn request(provider: &Provider, step: &Step) -> Request<Body> {
     }
     let body = if step.chunked {
         let half = step.body.len() / 2;
-        let pieces = [&step.body[..half], &step.body[half..]].map(|piece| Ok::<_, std::io::Error>(Bytes::from(piece.to_owned())));
+        let pieces = [&step.body[..half], &step.body[half..]]
+            .map(|piece| Ok::<_, std::io::Error>(Bytes::from(piece.to_owned())));
         Body::from_stream(stream::iter(pieces))
     } else {
         Body::from(step.body.clone())
@@ -153,7 +156,10 @@ fn hide_times(value: &mut Value) {
         Value::Object(fields) => {
             if let Some(time) = fields.get_mut("createdAt") {
                 let text = time.as_str().expect("a time is text");
-                assert!(text.len() > 19 && text.ends_with('Z') && text.as_bytes()[10] == b'T', "{text}");
+                assert!(
+                    text.len() > 19 && text.ends_with('Z') && text.as_bytes()[10] == b'T',
+                    "{text}"
+                );
                 *time = Value::String(TIME.to_owned());
             }
         }

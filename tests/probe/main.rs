@@ -2,6 +2,7 @@
 //!
 //! Listens on the port in `PROBE_PORT`, else 8080. With `PROBE_FAIL=exit` it ends at once with status 3; with
 //! `PROBE_FAIL=silent` it never listens.
+#![expect(clippy::print_stdout, reason = "its output is what the log tests read")]
 
 use std::time::Duration;
 
@@ -51,8 +52,11 @@ async fn main() -> std::io::Result<()> {
 /// What arrived, as JSON.
 async fn describe(request: Request) -> Response {
     let (head, body) = request.into_parts();
-    let headers: Vec<_> =
-        head.headers.iter().map(|(k, v)| (k.to_string(), String::from_utf8_lossy(v.as_bytes()).into_owned())).collect();
+    let headers: Vec<_> = head
+        .headers
+        .iter()
+        .map(|(k, v)| (k.to_string(), String::from_utf8_lossy(v.as_bytes()).into_owned()))
+        .collect();
     let Ok(body) = body.collect().await else { return StatusCode::BAD_REQUEST.into_response() };
     let target = head.uri.path_and_query().map(ToString::to_string);
     let body = String::from_utf8_lossy(&body.to_bytes()).into_owned();
@@ -114,7 +118,8 @@ struct Count {
 async fn zeros(Query(Count { count }): Query<Count>) -> Response {
     const CHUNK: usize = 64 << 10;
     let chunk = bytes::Bytes::from(vec![0; CHUNK]);
-    let sizes = (0..count.div_ceil(CHUNK)).map(move |i| chunk.slice(..CHUNK.min(count - i * CHUNK)));
+    let sizes =
+        (0..count.div_ceil(CHUNK)).map(move |i| chunk.slice(..CHUNK.min(count - i * CHUNK)));
     Body::from_stream(stream::iter(sizes.map(Ok::<_, std::io::Error>))).into_response()
 }
 

@@ -21,6 +21,8 @@ pub(crate) struct Corner {
     pub(crate) docker: Docker,
     /// Unlike any other corner's.
     pub(crate) name: String,
+    /// References of images that the test pulls.
+    pub(crate) pulled: Vec<String>,
 }
 
 impl Corner {
@@ -31,6 +33,7 @@ impl Corner {
         let corner = Self {
             docker,
             name: format!("contract-{}", &Uuid::new_v4().simple().to_string()[..12]),
+            pulled: Vec::new(),
         };
         corner.build_image().await;
         corner
@@ -91,10 +94,14 @@ impl Corner {
 
     /// Names of the volumes with secrets, of all the corner's installations.
     pub(crate) async fn secret_volumes(&self) -> Vec<String> {
+        self.volumes("secrets").await
+    }
+
+    async fn volumes(&self, role: &str) -> Vec<String> {
         let mut names = Vec::new();
         for number in 1..=2 {
             let labels = vec![
-                "com.hyperfaas.role=secrets".to_owned(),
+                format!("com.hyperfaas.role={role}"),
                 format!("com.hyperfaas.installation={}", self.installation(number)),
             ];
             let filters = HashMap::from([("label".to_owned(), labels)]);
@@ -127,31 +134,39 @@ impl Corner {
         ids
     }
 
+    /// Removes everything; says so where the engine would not.
     async fn clear(&self) {
         let force = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
-        for id in self.containers().await {
-            let _ = self.docker.remove_container(&id, Some(force.clone())).await;
+        // Storage drivers need a second attempt now and then.
+        for _ in 0..5 {
+            for id in self.containers().await {
+                let _ = self.docker.remove_container(&id, Some(force.clone())).await;
+            }
         }
-        for volume in self.secret_volumes().await {
-            let _ = self
-                .docker
-                .remove_volume(&volume, Some(RemoveVolumeOptionsBuilder::default().build()))
-                .await;
+        let left = self.containers().await;
+        if !left.is_empty() {
+            eprintln!("containers left behind: {left:?}");
+        }
+        for volume in [self.volumes("secrets").await, self.volumes("watchdog").await].concat() {
+            let options = RemoveVolumeOptionsBuilder::default().build();
+            let _ = self.docker.remove_volume(&volume, Some(options)).await;
         }
         let _ = self.docker.remove_network(&self.network()).await;
         let options = RemoveImageOptionsBuilder::default().force(true).build();
-        let _ = self.docker.remove_image(&self.image(), Some(options), None).await;
+        for image in self.pulled.iter().chain([&self.image()]) {
+            let _ = self.docker.remove_image(image, Some(options.clone()), None).await;
+        }
     }
 }
 
 impl Drop for Corner {
     /// On a thread of its own: a test's runtime may be the one that is unwinding.
     fn drop(&mut self) {
-        let name = self.name.clone();
+        let (name, pulled) = (self.name.clone(), std::mem::take(&mut self.pulled));
         let cleaning = std::thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let corner = std::mem::ManuallyDrop::new(Self { docker: client(), name });
+            let corner = std::mem::ManuallyDrop::new(Self { docker: client(), name, pulled });
             runtime.block_on(corner.clear());
         });
         let _ = cleaning.join();

@@ -49,7 +49,8 @@ impl Stack {
         let directory = tempfile::tempdir().expect("a temporary directory");
         std::fs::write(directory.path().join("basic-auth-user"), USER).expect("written");
         std::fs::write(directory.path().join("basic-auth-password"), PASSWORD).expect("written");
-        let http = reqwest::Client::builder().timeout(PATIENCE).no_proxy().build().expect("a client");
+        let http =
+            reqwest::Client::builder().timeout(PATIENCE).no_proxy().build().expect("a client");
         let mut stack = Self {
             child: None,
             directory,
@@ -106,10 +107,13 @@ impl Stack {
         let find = |log: &Vec<String>| {
             log.iter().find_map(|line| {
                 let line: Value = serde_json::from_str(line).ok()?;
-                (line["message"] == message).then(|| line[field].as_str().unwrap_or_default().to_owned())
+                (line["message"] == message)
+                    .then(|| line[field].as_str().unwrap_or_default().to_owned())
             })
         };
-        let found = timeout(PATIENCE, self.log.wait_for(|log| find(log).is_some())).await.map(|r| r.map(|log| find(&log)));
+        let found = timeout(PATIENCE, self.log.wait_for(|log| find(log).is_some()))
+            .await
+            .map(|r| r.map(|log| find(&log)));
         match found {
             Ok(Ok(Some(value))) => value,
             _ => panic!("the provider never logged {message:?}; its log:\n{}", self.log()),
@@ -152,7 +156,8 @@ impl Stack {
 
     /// A management call through the gateway, with the right password.
     pub(crate) async fn system(&self, method: Method, path: &str, body: Option<Value>) -> Response {
-        let mut request = self.http.request(method, self.gateway(path)).basic_auth(USER, Some(PASSWORD));
+        let mut request =
+            self.http.request(method, self.gateway(path)).basic_auth(USER, Some(PASSWORD));
         if let Some(body) = body {
             request = request.json(&body);
         }
@@ -161,14 +166,18 @@ impl Stack {
 
     /// Deploys `image` under `name` with further fields of a deployment.
     pub(crate) async fn deploy(&self, name: &str, image: &str, fields: Value) {
-        let answer = self.system(Method::POST, "/system/functions", Some(deployment(name, image, fields))).await;
+        let answer = self
+            .system(Method::POST, "/system/functions", Some(deployment(name, image, fields)))
+            .await;
         let status = answer.status();
         assert_eq!(status, StatusCode::ACCEPTED, "{}", answer.text().await.unwrap_or_default());
     }
 
     /// Updates `name`.
     pub(crate) async fn update(&self, name: &str, image: &str, fields: Value) {
-        let answer = self.system(Method::PUT, "/system/functions", Some(deployment(name, image, fields))).await;
+        let answer = self
+            .system(Method::PUT, "/system/functions", Some(deployment(name, image, fields)))
+            .await;
         assert_eq!(answer.status(), StatusCode::ACCEPTED);
     }
 
@@ -182,7 +191,8 @@ impl Stack {
     /// Scales `name`.
     pub(crate) async fn scale(&self, name: &str, replicas: u32) {
         let body = json!({ "serviceName": name, "replicas": replicas });
-        let answer = self.system(Method::POST, &format!("/system/scale-function/{name}"), Some(body)).await;
+        let answer =
+            self.system(Method::POST, &format!("/system/scale-function/{name}"), Some(body)).await;
         assert_eq!(answer.status(), StatusCode::ACCEPTED);
     }
 
@@ -202,7 +212,12 @@ impl Stack {
     }
 
     /// Calls `name` through the gateway.
-    pub(crate) async fn invoke(&self, name: &str, path: &str, body: impl Into<reqwest::Body>) -> (StatusCode, String) {
+    pub(crate) async fn invoke(
+        &self,
+        name: &str,
+        path: &str,
+        body: impl Into<reqwest::Body>,
+    ) -> (StatusCode, String) {
         let request = self.http.post(self.gateway(&format!("/function/{name}{path}"))).body(body);
         let answer = request.send().await.expect("an answer");
         (answer.status(), answer.text().await.expect("a body"))
@@ -222,7 +237,9 @@ impl Stack {
 
     /// The ids of this stack's containers of `name`, running or not.
     pub(crate) fn containers(&self, name: &str) -> Vec<String> {
-        let filter = |label: &str, value: &str| ["--filter".to_owned(), format!("label=com.hyperfaas.{label}={value}")];
+        let filter = |label: &str, value: &str| {
+            ["--filter".to_owned(), format!("label=com.hyperfaas.{label}={value}")]
+        };
         let mut arguments = vec!["ps".to_owned(), "-aq".to_owned(), "--no-trunc".to_owned()];
         arguments.extend(filter("installation", &self.installation));
         arguments.extend(filter("function", name));
@@ -245,7 +262,8 @@ impl Drop for Stack {
             (vec!["network", "ls", "-q"], vec!["network", "rm"]),
         ] {
             let listed = Command::new("docker").args(&list).args(["--filter", &label]).output();
-            let ids = listed.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
+            let ids =
+                listed.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
             if !ids.trim().is_empty() {
                 let _ = Command::new("docker").args(&remove).args(ids.split_whitespace()).output();
             }
@@ -278,14 +296,23 @@ pub(crate) fn binary(name: &str) -> PathBuf {
         }
     };
     let path = directory.join(name);
-    assert!(path.is_file(), "{} is missing: run `cargo build --workspace --bins` first", path.display());
+    assert!(
+        path.is_file(),
+        "{} is missing: run `cargo build --workspace --bins` first",
+        path.display()
+    );
     path
 }
 
 /// The image of the probe, built once a run: a scratch image with nothing but the program.
 pub(crate) fn probe_image() -> &'static str {
     static IMAGE: OnceLock<String> = OnceLock::new();
-    IMAGE.get_or_init(|| build_image("probe", "FROM scratch\nCOPY probe /probe\nUSER 12345:54321\nENTRYPOINT [\"/probe\"]\n"))
+    IMAGE.get_or_init(|| {
+        build_image(
+            "probe",
+            "FROM scratch\nCOPY probe /probe\nUSER 12345:54321\nENTRYPOINT [\"/probe\"]\n",
+        )
+    })
 }
 
 /// The probe behind watchdog mode `http`, with a named user, as templates have it.
@@ -311,7 +338,8 @@ fn build_image(name: &str, dockerfile: &str) -> String {
     for (file, text) in files {
         std::fs::write(context.path().join(file), text).expect("written");
     }
-    std::fs::copy(Path::new(env!("CARGO_BIN_EXE_probe")), context.path().join("probe")).expect("copied");
+    std::fs::copy(Path::new(env!("CARGO_BIN_EXE_probe")), context.path().join("probe"))
+        .expect("copied");
     let tag = format!("hyperfaas-test/{name}:latest");
     let context = context.path().to_str().expect("a readable path");
     let output = Command::new("docker")
@@ -319,6 +347,10 @@ fn build_image(name: &str, dockerfile: &str) -> String {
         .args(["build", "-q", "--label", "com.hyperfaas.test=true", "-t", &tag, context])
         .output()
         .expect("the docker command runs");
-    assert!(output.status.success(), "docker build failed: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "docker build failed: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     tag
 }

@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::boot::Place;
-use crate::config::Config;
+use crate::config::{Config, Mode};
 use crate::exchange::Books;
 use crate::health::LockFile;
 use crate::http::{self, Doors, Server};
@@ -181,6 +181,9 @@ fn start_owner(worker: &Worker) -> JoinHandle<Option<u8>> {
 }
 
 fn announce(config: &Config) {
+    if let Mode::Static { root } = &config.mode {
+        line!("Serving files at: {}", root.display());
+    }
     let mode = config.mode.of_watchdog_name();
     if let Some(mode) = mode {
         line!("Watchdog mode: {mode}\tfprocess: \"{}\"", config.fprocess);

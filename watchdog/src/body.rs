@@ -11,7 +11,7 @@ use http_body::{Frame, SizeHint};
 use tokio::sync::mpsc;
 
 use crate::exchange::Exchange;
-use crate::worker::Relayed;
+use crate::worker::{Pieces, Relayed};
 
 /// The body of one answer.
 #[derive(Debug)]
@@ -31,6 +31,7 @@ enum Source {
         rest: mpsc::Receiver<Result<Bytes, Cut>>,
     },
     Upstream(Box<Relayed>),
+    File(Box<Pieces>),
 }
 
 /// Why an answer ends before it is complete.
@@ -40,6 +41,8 @@ pub(crate) enum Cut {
     Deadline,
     #[error("upstream: {0}")]
     Upstream(#[from] hyper::Error),
+    #[error("file: {0}")]
+    File(#[from] std::io::Error),
 }
 
 impl Body {
@@ -62,6 +65,10 @@ impl Body {
 
     pub(crate) fn relayed(relayed: Relayed) -> Self {
         Self { source: Source::Upstream(Box::new(relayed)), _exchange: None }
+    }
+
+    pub(crate) fn pieces(pieces: Pieces) -> Self {
+        Self { source: Source::File(Box::new(pieces)), _exchange: None }
     }
 
     /// Lets the body close the books of its request.
@@ -92,6 +99,7 @@ impl http_body::Body for Body {
                 None => rest.poll_recv(cx).map(|chunk| chunk.map(|chunk| chunk.map(Frame::data))),
             },
             Source::Upstream(relayed) => relayed.poll_frame(cx),
+            Source::File(pieces) => Poll::Ready(pieces.next().map(|piece| Ok(Frame::data(piece?)))),
         }
     }
 
@@ -100,6 +108,7 @@ impl http_body::Body for Body {
             Source::Empty => true,
             Source::Full(_) | Source::Pipe { .. } => false,
             Source::Upstream(relayed) => relayed.is_end_stream(),
+            Source::File(pieces) => pieces.is_end_stream(),
         }
     }
 
@@ -109,6 +118,7 @@ impl http_body::Body for Body {
             Source::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Source::Pipe { .. } => SizeHint::default(),
             Source::Upstream(relayed) => relayed.size_hint(),
+            Source::File(pieces) => pieces.size_hint(),
         }
     }
 }

@@ -12,18 +12,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, LOCATION};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use crate::admission::Admission;
 use crate::body::Body;
 use crate::config::Timeouts;
 use crate::exchange::Books;
+use crate::gate::{self, Turn};
 use crate::guarded::Guarded;
 use crate::health::{self, LockFile, Verdict};
 use crate::log::line;
@@ -33,6 +34,8 @@ use crate::worker::{self, Worker};
 
 /// Longest queue of connections not yet accepted; the kernel cuts it to its own limit.
 const BACKLOG: u32 = 4096;
+/// Most connections at once; more wait to be accepted. An idle one takes about 15 KiB.
+const CONNECTIONS_MAX: usize = 8192;
 /// Longest request line and headers together, in bytes; Go's limit.
 const HEAD_MAX: usize = (1 << 20) + 4096;
 /// Most header lines; Go's limit.
@@ -97,22 +100,28 @@ pub(crate) fn listen(port: u16) -> io::Result<TcpListener> {
 /// Serves `listener` until the doors close.
 pub(crate) fn serve(server: Arc<Server>, listener: TcpListener, doors: &Doors) {
     let (mut closing, guest) = (doors.closing.subscribe(), doors.guest.clone());
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     tokio::spawn(async move {
         loop {
+            let accept = async {
+                let place =
+                    places.clone().acquire_owned().await.expect("the semaphore is never closed");
+                listener.accept().await.map(|(stream, peer)| (stream, peer, place))
+            };
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+                accepted = accept => accepted,
                 _ = closing.wait_for(|closing| *closing) => return,
             };
             match accepted {
-                Ok((stream, peer)) => {
-                    let connection = connection(
+                Ok((stream, peer, place)) => {
+                    let visit = (guest.clone(), place);
+                    tokio::spawn(connection(
                         server.clone(),
                         stream,
                         peer.ip(),
                         closing.clone(),
-                        guest.clone(),
-                    );
-                    tokio::spawn(connection);
+                        visit,
+                    ));
                 }
                 Err(error) => accept_failed(&error).await,
             }
@@ -133,7 +142,7 @@ async fn connection(
     stream: TcpStream,
     peer: IpAddr,
     mut closing: watch::Receiver<bool>,
-    _guest: mpsc::Sender<()>,
+    _visit: (mpsc::Sender<()>, OwnedSemaphorePermit),
 ) {
     // Without it answers wait for acknowledgements; a failure only costs time.
     let _ = stream.set_nodelay(true);
@@ -162,6 +171,11 @@ async fn connection(
 
 impl Server {
     async fn answer(&self, request: Request<Incoming>, peer: IpAddr) -> Response<Body> {
+        let turn =
+            gate::turn(request.method(), request.uri(), request.version(), request.headers());
+        if let Some(turn) = turn {
+            return turned(turn, request.method());
+        }
         match request.uri().path() {
             "/_/health" => self.health(&request),
             "/_/ready" => self.ready(request).await,
@@ -208,6 +222,38 @@ impl Server {
             }
         }
     }
+}
+
+fn turned(turn: Turn, method: &Method) -> Response<Body> {
+    match turn {
+        Turn::Empty(status) => worker::empty(status),
+        Turn::Close(status, text) => {
+            let mut response = worker::sniffed(status, text);
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            response
+        }
+        Turn::Redirect(target) => redirect(&target, method),
+    }
+}
+
+fn redirect(target: &str, method: &Method) -> Response<Body> {
+    let status = StatusCode::TEMPORARY_REDIRECT;
+    let escaped = target
+        .replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&#34;");
+    let mut response = match *method {
+        Method::GET | Method::HEAD => {
+            let text = format!("<a href=\"{escaped}\">Temporary Redirect</a>.\n\n");
+            worker::sniffed(status, text)
+        }
+        _ => worker::empty(status),
+    };
+    if let Ok(location) = HeaderValue::try_from(target) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    response
 }
 
 fn refused(limit: usize) -> Response<Body> {

@@ -169,11 +169,15 @@ impl Output {
     }
 }
 
+/// Whether a piece can be written without blocking, within `patience`, which begins anew when a signal interrupts it.
 fn is_writable(fd: BorrowedFd<'_>, patience: Timespec) -> bool {
     let mut fds = [PollFd::new(&fd, PollFlags::OUT)];
-    match poll(&mut fds, Some(&patience)) {
-        Ok(_) => !fds[0].revents().is_empty(),
-        Err(_) => true,
+    loop {
+        match poll(&mut fds, Some(&patience)) {
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return false,
+            Ok(_) => return !fds[0].revents().is_empty(),
+        }
     }
 }
 

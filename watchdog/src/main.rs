@@ -10,6 +10,7 @@ mod config;
 mod control;
 mod evidence;
 mod exchange;
+mod gate;
 mod guarded;
 mod health;
 mod http;
@@ -18,6 +19,7 @@ mod log;
 mod metrics;
 mod pid1;
 mod sniff;
+mod starter;
 mod state;
 mod sys;
 mod user;
@@ -98,6 +100,7 @@ fn serve() -> u8 {
             return error.exit;
         }
     };
+    sys::adopt_orphans();
     if place.boot.is_some() {
         sys::hide_from_workers();
     }

@@ -1,15 +1,13 @@
 //! The duties of a container's first process: every child is reaped, every exit reaches who waits for it.
 //!
-//! In: commands to start. Out: a [`Process`] each, whose exit can be awaited and whose group can be killed.
+//! In: programs to start. Out: a [`Process`] each, whose exit can be awaited and whose group can be killed.
 //! Always: children and orphans alike are reaped as soon as they end; a process that is not awaited leaves no zombie.
 //! Touches: SIGCHLD and `waitpid(-1)`, so nothing else in this program may wait for children.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use rustix::process::{
     Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group, wait,
@@ -17,10 +15,27 @@ use rustix::process::{
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
+use crate::log::line;
+use crate::starter::Starter;
+use crate::sys::{self, ChildStack, Launch, SealedCall};
+
 /// Starts processes and reaps them.
 #[derive(Debug, Default)]
 pub(crate) struct Reaper {
-    waiting: Mutex<HashMap<Pid, oneshot::Sender<Exit>>>,
+    children: Mutex<Children>,
+    /// For the event loop's own starts.
+    stack: Mutex<ChildStack>,
+    starter: OnceLock<Starter>,
+}
+
+/// The children we know of.
+#[derive(Debug, Default)]
+struct Children {
+    waiting: HashMap<Pid, oneshot::Sender<Exit>>,
+    /// Starts under way, whose children may end before they are known.
+    starting: usize,
+    /// Exits of unknown children, kept while any start is under way; most are orphans.
+    early: HashMap<Pid, Exit>,
 }
 
 /// How a process ended.
@@ -55,32 +70,85 @@ impl Reaper {
         Ok(())
     }
 
-    /// Starts `command` as the first process of a new group.
+    /// Starts a child, the first process of a new group.
     ///
     /// # Errors
-    /// That of fork, of the calls before the execution, or of the execution itself.
-    pub(crate) fn spawn(&self, command: &mut Command) -> io::Result<Process> {
-        // Nothing reaps between fork and registration: both happen on the one thread, without awaiting.
-        let child = command.process_group(0).spawn()?;
-        let raw = i32::try_from(child.id()).map_err(|_| io::ErrorKind::Other)?;
-        let pid = Pid::from_raw(raw).ok_or(io::ErrorKind::Other)?;
-        let (sender, exit) = oneshot::channel();
-        self.lock().insert(pid, sender);
-        Ok(Process { pid, exit })
-    }
-
-    fn reap(&self) {
-        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-            let waiter = self.lock().remove(&pid);
-            if let (Some(waiter), Some(exit)) = (waiter, Exit::of(status)) {
-                // Nobody may be waiting any more, which is fine.
-                let _ = waiter.send(exit);
+    /// That of the fork or the execution.
+    pub(crate) async fn spawn(
+        self: &Arc<Self>,
+        launch: Launch,
+        seal: &Arc<SealedCall>,
+    ) -> io::Result<Process> {
+        match self.starter() {
+            Some(starter) => starter.start(launch, seal.clone(), self.clone()).await,
+            None => {
+                let mut stack = self.stack.lock().expect("no holder of this lock panics");
+                self.spawn_here(&launch, seal, &mut stack)
             }
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Pid, oneshot::Sender<Exit>>> {
-        self.waiting.lock().expect("no holder of this lock panics")
+    /// The threads that start processes; `None` while nothing else of ours competes for the processor, or if there are none.
+    fn starter(&self) -> Option<&Starter> {
+        {
+            let children = self.lock();
+            if children.waiting.is_empty() && children.starting == 0 {
+                return None;
+            }
+        }
+        if self.starter.get().is_none() {
+            match Starter::new() {
+                Ok(starter) => drop(self.starter.set(starter)),
+                Err(error) => line!("Warning: no thread to start processes: {error}"),
+            }
+        }
+        self.starter.get()
+    }
+
+    /// Starts a child and waits in this thread until it executes.
+    ///
+    /// # Errors
+    /// As [`Reaper::spawn`].
+    pub(crate) fn spawn_here(
+        &self,
+        launch: &Launch,
+        seal: &SealedCall,
+        stack: &mut ChildStack,
+    ) -> io::Result<Process> {
+        self.lock().starting += 1;
+        let started = sys::spawn(launch, seal, stack);
+        let mut children = self.lock();
+        children.starting -= 1;
+        let process = started.map(|pid| {
+            let (sender, exit) = oneshot::channel();
+            match children.early.remove(&pid) {
+                // The receiver is right here.
+                Some(exit) => drop(sender.send(exit)),
+                None => drop(children.waiting.insert(pid, sender)),
+            }
+            Process { pid, exit }
+        });
+        if children.starting == 0 {
+            children.early.clear();
+        }
+        process
+    }
+
+    fn reap(&self) {
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+            let Some(exit) = Exit::of(status) else { continue };
+            let mut children = self.lock();
+            match children.waiting.remove(&pid) {
+                // Nobody may be waiting any more, which is fine.
+                Some(waiter) => drop(waiter.send(exit)),
+                None if children.starting > 0 => drop(children.early.insert(pid, exit)),
+                None => {}
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Children> {
+        self.children.lock().expect("no holder of this lock panics")
     }
 }
 

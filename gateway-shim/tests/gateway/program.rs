@@ -50,6 +50,7 @@ async fn it_serves_until_it_is_asked_to_stop() {
         .env("functions_provider_url", format!("http://{}/", provider.address))
         .env("bind_address", "127.0.0.1")
         .env("port", "0")
+        .env("metrics_port", "0")
         .env("basic_auth", "true")
         .env("secret_mount_path", secrets.path())
         .env("HYPERFAAS_LOG_FORMAT", "json")

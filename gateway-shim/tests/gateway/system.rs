@@ -184,3 +184,61 @@ async fn the_front_door_says_what_this_is() {
         answer.body
     );
 }
+
+/// A provider with two functions, of which one can be called.
+fn listing() -> axum::Router {
+    let list = r#"[{"name":"f","namespace":"n","replicas":2,"labels":null,"own":1.5},{"name":"g","namespace":"n"}]"#;
+    axum::Router::new()
+        .route("/system/functions", axum::routing::get(move || async move { list }))
+        .route("/system/namespaces", axum::routing::get(|| async { r#"["n"]"# }))
+        .route("/function/f.n", axum::routing::any(|| async { "hi" }))
+        .fallback(|| async { StatusCode::NOT_FOUND })
+}
+
+#[tokio::test]
+async fn the_list_tells_how_often_functions_were_called() {
+    let pair = pair(listing(), false);
+    for gateway in &pair.gateways {
+        let list = async || {
+            ask(gateway, Request::get("/system/functions").header("accept-encoding", "gzip"), "")
+                .await
+        };
+        assert!(!list().await.body.contains("invocationCount"));
+        for name in ["f.n", "f.n", "f.n", "g.n"] {
+            ask(gateway, Request::get(format!("/function/{name}")), "").await;
+        }
+        let functions: serde_json::Value = serde_json::from_str(&list().await.body).unwrap();
+        assert_eq!(functions[0]["invocationCount"], 3);
+        assert_eq!(
+            (&functions[0]["labels"], &functions[0]["own"]),
+            (&serde_json::Value::Null, &1.5.into())
+        );
+        assert_eq!(functions[1].get("invocationCount"), None, "a 404 is no call");
+    }
+}
+
+#[tokio::test]
+async fn metrics_have_the_names_that_dashboards_use() {
+    let provider = start(listing());
+    let routers = hyperfaas_gateway::routers(config(true), over_http(provider.address), None, "n");
+    let (api, metrics) = (start(routers.api), start(routers.metrics));
+    ask(&api, Request::get("/function/f.n"), "").await;
+    let answer = ask(&metrics, Request::get("/metrics"), "").await;
+    assert_eq!(
+        (answer.status, answer.header("content-type")),
+        (StatusCode::OK, "text/plain; version=0.0.4")
+    );
+    for line in [
+        r#"gateway_function_invocation_total{code="200",function_name="f.n"} 1"#,
+        r#"gateway_function_invocation_started{function_name="f.n"} 1"#,
+        r#"gateway_service_count{function_name="f.n"} 2"#,
+    ] {
+        assert!(answer.body.lines().any(|found| found == line), "{line} in\n{}", answer.body);
+    }
+    assert_eq!(ask(&metrics, Request::get("/healthz"), "").await.body, "OK");
+    assert_eq!(
+        ask(&metrics, Request::get("/system/functions"), "").await.status,
+        StatusCode::NOT_FOUND
+    );
+    assert_eq!(ask(&api, Request::get("/metrics"), "").await.status, StatusCode::NOT_FOUND);
+}

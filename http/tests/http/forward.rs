@@ -344,3 +344,40 @@ async fn an_unsent_request_can_be_forwarded_to_another_upstream() {
     assert_eq!(response.headers()["x-a"], "1");
     assert_eq!(text(response).await, "payload");
 }
+
+#[tokio::test]
+async fn two_lengths_never_reach_the_upstream() {
+    let upstream = start(mirror());
+    let front = in_front_of(upstream.address);
+    for lengths in [
+        "content-length: 3\r\ntransfer-encoding: chunked",
+        "transfer-encoding: chunked\r\ncontent-length: 3",
+        "content-length: 3\r\ncontent-length: 4",
+        "transfer-encoding: chunked, identity",
+        "transfer-encoding: xchunked",
+        "content-length: +3",
+    ] {
+        let head = format!("POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{lengths}\r\n\r\n");
+        let answer = talk(front.address, &format!("{head}5\r\nhello\r\n0\r\n\r\n")).await;
+        let passed = answer.starts_with("HTTP/1.1 200") && !answer.contains("content-length=3");
+        assert!(passed || answer.starts_with("HTTP/1.1 400"), "{lengths}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_with_two_lengths_keeps_one() {
+    let (address, _, _task) = raw(|_, mut stream| async move {
+        read_head(&mut stream).await;
+        let answer = "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n";
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        let _ = stream.read(&mut [0; 1]).await;
+    })
+    .await;
+    let front = in_front_of(address);
+    let answer =
+        talk(front.address, "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    let is_whole = answer.starts_with("HTTP/1.1 200")
+        && answer.contains("\r\n2\r\nhi\r\n0\r\n")
+        && !answer.contains("content-length");
+    assert!(is_whole || answer.starts_with("HTTP/1.1 502"), "{answer}");
+}

@@ -19,8 +19,8 @@ use tokio::time::timeout;
 pub(super) const BODY_MAX: usize = 4 << 20;
 /// A longer body is read up to here before it is refused; beyond it the connection is cut.
 const DRAIN_MAX: usize = 64 << 20;
-/// What all bodies being read and decoded may take together, in units of [`UNIT`]: 128 MiB.
-const BUDGET: usize = 128 << 10;
+/// What all bodies being read and decoded may take together, in units of [`UNIT`]: 32 MiB, since decoding multiplies it.
+const BUDGET: usize = 32 << 10;
 /// One unit of the budget: 1 KiB.
 const UNIT: usize = 1 << 10;
 
@@ -32,6 +32,11 @@ pub(super) enum BodyError {
     /// Not what the route takes.
     #[error("failed to unmarshal request: {0}")]
     Decode(#[from] DecodeError),
+    /// As [`BodyError::Decode`], where what was sent must not be repeated.
+    #[error(
+        "failed to unmarshal request: a JSON object with the texts name, namespace, value and rawValue is needed"
+    )]
+    DecodeSecret,
     /// Longer than [`BODY_MAX`].
     #[error("request body is larger than {BODY_MAX} bytes")]
     TooLarge,
@@ -51,7 +56,8 @@ pub(super) enum BodyError {
 /// # Errors
 /// [`BodyError`] in every case; nothing of the body is kept.
 pub(super) async fn decode<T: GoFields>(request: Request, limit: Duration) -> Result<T, BodyError> {
-    let (bytes, _memory) = timeout(limit, read(request)).await.map_err(|_| BodyError::Slow(limit))??;
+    let (bytes, _memory) =
+        timeout(limit, read(request)).await.map_err(|_| BodyError::Slow(limit))??;
     Ok(go_json::decode(&bytes)?)
 }
 
@@ -59,8 +65,12 @@ pub(super) async fn decode<T: GoFields>(request: Request, limit: Duration) -> Re
 ///
 /// # Errors
 /// [`BodyError`] as there.
-pub(super) async fn decode_optional<T: GoFields + Default>(request: Request, limit: Duration) -> Result<T, BodyError> {
-    let (bytes, _memory) = timeout(limit, read(request)).await.map_err(|_| BodyError::Slow(limit))??;
+pub(super) async fn decode_optional<T: GoFields + Default>(
+    request: Request,
+    limit: Duration,
+) -> Result<T, BodyError> {
+    let (bytes, _memory) =
+        timeout(limit, read(request)).await.map_err(|_| BodyError::Slow(limit))??;
     if bytes.trim_ascii().is_empty() { Ok(T::default()) } else { Ok(go_json::decode(&bytes)?) }
 }
 
@@ -68,7 +78,8 @@ pub(super) async fn decode_optional<T: GoFields + Default>(request: Request, lim
 async fn read(request: Request) -> Result<(Bytes, Vec<SemaphorePermit<'static>>), BodyError> {
     let is_waiting = request.headers().contains_key(EXPECT);
     let mut body: Body = request.into_body();
-    let announced = usize::try_from(http_body::Body::size_hint(&body).lower()).unwrap_or(usize::MAX);
+    let announced =
+        usize::try_from(http_body::Body::size_hint(&body).lower()).unwrap_or(usize::MAX);
     if announced > DRAIN_MAX || (is_waiting && announced > BODY_MAX) {
         return Err(BodyError::TooLarge);
     }
@@ -80,7 +91,8 @@ async fn read(request: Request) -> Result<(Bytes, Vec<SemaphorePermit<'static>>)
             break;
         }
         if seen <= BODY_MAX {
-            let units = u32::try_from(data.len().div_ceil(UNIT)).map_err(|_| BodyError::TooLarge)?;
+            let units =
+                u32::try_from(data.len().div_ceil(UNIT)).map_err(|_| BodyError::TooLarge)?;
             memory.push(MEMORY.try_acquire_many(units).map_err(|_| BodyError::Busy)?);
             bytes.extend_from_slice(&data);
         }
@@ -104,7 +116,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_is_decoded_however_it_is_cut() {
-        let pieces = br#"{"functionName":"fn1"}"#.map(|byte| Ok::<_, std::io::Error>(Bytes::copy_from_slice(&[byte])));
+        let pieces = br#"{"functionName":"fn1"}"#
+            .map(|byte| Ok::<_, std::io::Error>(Bytes::copy_from_slice(&[byte])));
         let body = Body::from_stream(stream::iter(pieces));
         assert_eq!(decoded(body, LONG).await.unwrap().function_name, "fn1");
     }
@@ -112,7 +125,9 @@ mod tests {
     #[tokio::test]
     async fn too_much_is_refused_after_it_was_read() {
         let chunk = Bytes::from(vec![b' '; 1 << 20]);
-        let body = Body::from_stream(stream::iter((0..10).map(move |_| Ok::<_, std::io::Error>(chunk.clone()))));
+        let body = Body::from_stream(stream::iter(
+            (0..10).map(move |_| Ok::<_, std::io::Error>(chunk.clone())),
+        ));
         assert!(matches!(decoded(body, LONG).await, Err(BodyError::TooLarge)));
     }
 
@@ -132,7 +147,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_broken_body_is_told_from_a_wrong_one() {
-        let broken = stream::iter([Ok(Bytes::from_static(b"{")), Err(std::io::Error::other("gone"))]);
+        let broken =
+            stream::iter([Ok(Bytes::from_static(b"{")), Err(std::io::Error::other("gone"))]);
         assert!(matches!(decoded(Body::from_stream(broken), LONG).await, Err(BodyError::Broken)));
         assert!(matches!(decoded(Body::from("{"), LONG).await, Err(BodyError::Decode(_))));
         assert!(matches!(decoded(Body::empty(), LONG).await, Err(BodyError::Decode(_))));

@@ -72,7 +72,9 @@ impl ApiError {
         match self {
             Self::NoRoute | Self::NoFunction(_) => StatusCode::NOT_FOUND,
             Self::Body(error) => body_status(error),
-            Self::Name(_) | Self::Missing(_) | Self::NamespaceDiffers { .. } | Self::Spec(_) => StatusCode::BAD_REQUEST,
+            Self::Name(_) | Self::Missing(_) | Self::NamespaceDiffers { .. } | Self::Spec(_) => {
+                StatusCode::BAD_REQUEST
+            }
             Self::SecretValue(SecretValueError::Base64) => StatusCode::BAD_REQUEST,
             Self::SecretValue(SecretValueError::TooLarge) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Catalog(error) => catalog_status(error),
@@ -84,7 +86,9 @@ impl ApiError {
 
 fn body_status(error: &BodyError) -> StatusCode {
     match error {
-        BodyError::Decode(_) | BodyError::Broken => StatusCode::BAD_REQUEST,
+        BodyError::Decode(_) | BodyError::DecodeSecret | BodyError::Broken => {
+            StatusCode::BAD_REQUEST
+        }
         BodyError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         BodyError::Slow(_) => StatusCode::REQUEST_TIMEOUT,
         BodyError::Busy => StatusCode::SERVICE_UNAVAILABLE,
@@ -93,9 +97,9 @@ fn body_status(error: &BodyError) -> StatusCode {
 
 fn catalog_status(error: &CatalogError) -> StatusCode {
     match error {
-        CatalogError::FunctionUnknown(_) | CatalogError::NamespaceNotFound(_) | CatalogError::SecretNotFound { .. } => {
-            StatusCode::NOT_FOUND
-        }
+        CatalogError::FunctionUnknown(_)
+        | CatalogError::NamespaceNotFound(_)
+        | CatalogError::SecretNotFound { .. } => StatusCode::NOT_FOUND,
         CatalogError::NamespaceUnknown(_)
         | CatalogError::NamespaceIsDefault(_)
         | CatalogError::NamespaceTooLarge(_)
@@ -122,19 +126,29 @@ impl IntoResponse for ApiError {
 /// The answer to an invocation of `name` that no function gave; never a 2xx.
 pub(super) fn invoke_failed(name: &str, error: &InvokeError) -> Response {
     let (status, text) = match error {
-        InvokeError::UnknownFunction => (StatusCode::NOT_FOUND, format!("function {name} not found")),
-        InvokeError::Unavailable { reason } => {
-            (StatusCode::SERVICE_UNAVAILABLE, format!("No endpoints available for: {name}. {reason}"))
+        InvokeError::UnknownFunction => {
+            (StatusCode::NOT_FOUND, format!("function {name} not found"))
         }
+        InvokeError::Unavailable { reason } => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("No endpoints available for: {name}. {reason}"),
+        ),
         InvokeError::QueueFull => {
             (StatusCode::TOO_MANY_REQUESTS, format!("too many requests are waiting for: {name}"))
         }
-        InvokeError::ColdStartTimeout => {
-            (StatusCode::GATEWAY_TIMEOUT, format!("No endpoints available for: {name}. No replica became ready in time"))
+        InvokeError::ColdStartTimeout => (
+            StatusCode::GATEWAY_TIMEOUT,
+            format!("No endpoints available for: {name}. No replica became ready in time"),
+        ),
+        InvokeError::Lost(_) => {
+            (StatusCode::BAD_GATEWAY, format!("Can't reach service for: {name}."))
         }
-        InvokeError::Lost(_) => (StatusCode::BAD_GATEWAY, format!("Can't reach service for: {name}.")),
-        InvokeError::Timeout => (StatusCode::GATEWAY_TIMEOUT, format!("{name} did not answer in time")),
-        InvokeError::BrokenRequest => (StatusCode::BAD_REQUEST, "request body broke off".to_owned()),
+        InvokeError::Timeout => {
+            (StatusCode::GATEWAY_TIMEOUT, format!("{name} did not answer in time"))
+        }
+        InvokeError::BrokenRequest => {
+            (StatusCode::BAD_REQUEST, "request body broke off".to_owned())
+        }
     };
     let mut response = plain(status, text);
     response.headers_mut().insert(INTERNAL, HeaderValue::from_static("proxy"));

@@ -20,14 +20,20 @@ use crate::spec::FunctionSpec;
 const NAME_LABEL: &str = "faas_function";
 
 /// `POST /system/functions`
-pub(super) async fn create(State(api): State<Arc<Api>>, request: Request) -> Result<StatusCode, ApiError> {
+pub(super) async fn create(
+    State(api): State<Arc<Api>>,
+    request: Request,
+) -> Result<StatusCode, ApiError> {
     let spec = spec(&api, request).await?;
     api.catalog.create(spec).await?;
     Ok(StatusCode::ACCEPTED)
 }
 
 /// `PUT /system/functions`
-pub(super) async fn update(State(api): State<Arc<Api>>, request: Request) -> Result<StatusCode, ApiError> {
+pub(super) async fn update(
+    State(api): State<Arc<Api>>,
+    request: Request,
+) -> Result<StatusCode, ApiError> {
     let spec = spec(&api, request).await?;
     api.catalog.update(spec).await?;
     Ok(StatusCode::ACCEPTED)
@@ -39,7 +45,10 @@ async fn spec(api: &Api, request: Request) -> Result<FunctionSpec, ApiError> {
 }
 
 /// `DELETE /system/functions`; the namespace comes from the body, else the query.
-pub(super) async fn delete(State(api): State<Arc<Api>>, request: Request) -> Result<StatusCode, ApiError> {
+pub(super) async fn delete(
+    State(api): State<Arc<Api>>,
+    request: Request,
+) -> Result<StatusCode, ApiError> {
     let query = Query::of(request.uri());
     let wanted: DeleteFunctionRequest = body::decode(request, api.settings.body_timeout).await?;
     if wanted.function_name.is_empty() {
@@ -52,19 +61,27 @@ pub(super) async fn delete(State(api): State<Arc<Api>>, request: Request) -> Res
 }
 
 /// `POST /system/scale-function/{name}`; the name comes from the path, the namespace from the body, else the query.
-pub(super) async fn scale(State(api): State<Arc<Api>>, request: Request) -> Result<StatusCode, ApiError> {
+pub(super) async fn scale(
+    State(api): State<Arc<Api>>,
+    request: Request,
+) -> Result<StatusCode, ApiError> {
     let query = Query::of(request.uri());
     let name = last_segment(request.uri().path()).to_owned();
     let wanted: ScaleServiceRequest = body::decode(request, api.settings.body_timeout).await?;
     let replicas = wanted.replicas.ok_or(ApiError::Missing("replicas"))?;
     let namespace = api.namespace([&wanted.namespace, query.last("namespace")])?;
     let key = api.key(&name, namespace).ok_or(ApiError::NoFunction(name))?;
-    api.catalog.scale(key, replicas).await?;
+    api.catalog.scale(key.clone(), replicas).await?;
+    // Somebody wants it now: a back-off after earlier failures ends.
+    api.cluster.forgive(&key);
     Ok(StatusCode::ACCEPTED)
 }
 
 /// `GET /system/functions`
-pub(super) async fn list(State(api): State<Arc<Api>>, request: Request) -> Result<Json<Vec<FunctionStatus>>, ApiError> {
+pub(super) async fn list(
+    State(api): State<Arc<Api>>,
+    request: Request,
+) -> Result<Json<Vec<FunctionStatus>>, ApiError> {
     let query = Query::of(request.uri());
     let namespace = api.namespace(["", query.last("namespace")])?;
     if !api.catalog.has_namespace(&namespace) {
@@ -76,16 +93,21 @@ pub(super) async fn list(State(api): State<Arc<Api>>, request: Request) -> Resul
     } else {
         Default::default()
     };
-    let status = |function: &Arc<Function>| status_of(&api, function, usages.remove(&function.spec.key));
+    let status =
+        |function: &Arc<Function>| status_of(&api, function, usages.remove(&function.spec.key));
     Ok(Json(functions.iter().map(status).collect()))
 }
 
 /// `GET /system/function/{name}`; called for every invocation by the Go gateway, so answered from memory.
-pub(super) async fn status(State(api): State<Arc<Api>>, request: Request) -> Result<Json<FunctionStatus>, ApiError> {
+pub(super) async fn status(
+    State(api): State<Arc<Api>>,
+    request: Request,
+) -> Result<Json<FunctionStatus>, ApiError> {
     let query = Query::of(request.uri());
     let name = last_segment(request.uri().path());
     let namespace = api.namespace(["", query.last("namespace")])?;
-    let key = api.key(name, namespace.clone()).ok_or_else(|| ApiError::NoFunction(name.to_owned()))?;
+    let key =
+        api.key(name, namespace.clone()).ok_or_else(|| ApiError::NoFunction(name.to_owned()))?;
     let Some(function) = api.catalog.function(&key) else {
         return Err(match api.catalog.has_namespace(&namespace) {
             true => CatalogError::FunctionUnknown(key),
@@ -93,7 +115,11 @@ pub(super) async fn status(State(api): State<Arc<Api>>, request: Request) -> Res
         }
         .into());
     };
-    let usage = if query.flag("usage") { usage::of_functions(&api, [&key]).await.remove(&key) } else { None };
+    let usage = if query.flag("usage") {
+        usage::of_functions(&api, [&key]).await.remove(&key)
+    } else {
+        None
+    };
     Ok(Json(status_of(&api, &function, usage)))
 }
 

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{CONNECTION, CONTENT_TYPE};
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use hyperfaas_protocol::openfaas::LogMessage;
 use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
 
 use super::Api;
 use super::error::ApiError;
@@ -18,15 +20,20 @@ use super::query::Query;
 use crate::catalog::CatalogError;
 use crate::logs::{LogRequest, Sources, open};
 
-/// `GET /system/logs`
-pub(super) async fn stream(State(api): State<Arc<Api>>, request: Request) -> Result<Response, ApiError> {
+/// `GET /system/logs`; a follower's answer ends when the server begins to stop.
+pub(super) async fn stream(
+    Extension(stopping): Extension<CancellationToken>,
+    State(api): State<Arc<Api>>,
+    request: Request,
+) -> Result<Response, ApiError> {
     let request = parse(&api, &Query::of(request.uri()))?;
     let sources = Sources {
         catalog: Arc::clone(&api.catalog),
         cluster: Arc::clone(&api.cluster),
         engine: Arc::clone(&api.engine),
     };
-    let lines = open(sources, request).await?.map(|message| Ok::<_, Infallible>(line(&message)));
+    let lines = open(sources, request).await?.take_until(stopping.cancelled_owned());
+    let lines = lines.map(|message| Ok::<_, Infallible>(line(&message)));
     let headers = [(CONTENT_TYPE, "application/x-ndjson"), (CONNECTION, "Keep-Alive")];
     Ok((headers, Body::from_stream(lines)).into_response())
 }
@@ -45,7 +52,8 @@ fn parse(api: &Api, query: &Query) -> Result<LogRequest, ApiError> {
         return Err(ApiError::Missing("name"));
     }
     let namespace = api.namespace(["", query.last("namespace")])?;
-    let key = api.key(name, namespace.clone()).ok_or_else(|| ApiError::NoFunction(shorten(name)))?;
+    let key =
+        api.key(name, namespace.clone()).ok_or_else(|| ApiError::NoFunction(shorten(name)))?;
     if api.catalog.function(&key).is_none() {
         return Err(match api.catalog.has_namespace(&namespace) {
             true => CatalogError::FunctionUnknown(key),
@@ -64,11 +72,34 @@ fn parse(api: &Api, query: &Query) -> Result<LogRequest, ApiError> {
 
 /// One JSON object and a newline.
 fn line(message: &LogMessage) -> Bytes {
-    let mut bytes = serde_json::to_vec(message).expect("a message is strings and a time, which always encode");
+    let mut bytes =
+        serde_json::to_vec(message).expect("a message is strings and a time, which always encode");
     bytes.push(b'\n');
     bytes.into()
 }
 
 fn shorten(text: &str) -> String {
     text.chars().take(80).map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_what_openfaas_clients_decode() {
+        let message = LogMessage {
+            name: "fn1".to_owned(),
+            namespace: "openfaas-fn".to_owned(),
+            instance: "fn1-0".to_owned(),
+            timestamp: "2023-11-14T22:13:20.123456789Z".parse().unwrap(),
+            text: "2023/11/14 22:13:20 Forking fprocess.".to_owned(),
+        };
+        let golden = concat!(
+            r#"{"name":"fn1","namespace":"openfaas-fn","instance":"fn1-0","#,
+            r#""timestamp":"2023-11-14T22:13:20.123456789Z","text":"2023/11/14 22:13:20 Forking fprocess."}"#,
+            "\n",
+        );
+        assert_eq!(line(&message), golden);
+    }
 }

@@ -18,7 +18,10 @@ pub(super) async fn list(State(api): State<Arc<Api>>) -> Json<Vec<Namespace>> {
 }
 
 /// `GET /system/namespace/{name}`
-pub(super) async fn read(State(api): State<Arc<Api>>, request: Request) -> Result<Json<FunctionNamespace>, ApiError> {
+pub(super) async fn read(
+    State(api): State<Arc<Api>>,
+    request: Request,
+) -> Result<Json<FunctionNamespace>, ApiError> {
     let name = Namespace::parse(last_segment(request.uri().path()))?;
     match api.catalog.namespace(&name) {
         Some(namespace) => Ok(Json(FunctionNamespace::clone(&namespace))),
@@ -27,7 +30,10 @@ pub(super) async fn read(State(api): State<Arc<Api>>, request: Request) -> Resul
 }
 
 /// `POST /system/namespace/`; the name comes from the body, and may be repeated in the path.
-pub(super) async fn create(State(api): State<Arc<Api>>, request: Request) -> Result<StatusCode, ApiError> {
+pub(super) async fn create(
+    State(api): State<Arc<Api>>,
+    request: Request,
+) -> Result<StatusCode, ApiError> {
     let path = last_segment(request.uri().path()).to_owned();
     let namespace: FunctionNamespace = body::decode(request, api.settings.body_timeout).await?;
     let name = same_name(&path, &namespace.name)?;
@@ -36,7 +42,10 @@ pub(super) async fn create(State(api): State<Arc<Api>>, request: Request) -> Res
 }
 
 /// `PUT /system/namespace/{name}`
-pub(super) async fn update(State(api): State<Arc<Api>>, request: Request) -> Result<StatusCode, ApiError> {
+pub(super) async fn update(
+    State(api): State<Arc<Api>>,
+    request: Request,
+) -> Result<StatusCode, ApiError> {
     let path = last_segment(request.uri().path()).to_owned();
     let namespace: FunctionNamespace = body::decode(request, api.settings.body_timeout).await?;
     let name = same_name(&path, &namespace.name)?;
@@ -45,9 +54,13 @@ pub(super) async fn update(State(api): State<Arc<Api>>, request: Request) -> Res
 }
 
 /// `DELETE /system/namespace/{name}`; a body is not needed.
-pub(super) async fn delete(State(api): State<Arc<Api>>, request: Request) -> Result<StatusCode, ApiError> {
+pub(super) async fn delete(
+    State(api): State<Arc<Api>>,
+    request: Request,
+) -> Result<StatusCode, ApiError> {
     let path = last_segment(request.uri().path()).to_owned();
-    let namespace: FunctionNamespace = body::decode_optional(request, api.settings.body_timeout).await?;
+    let namespace: FunctionNamespace =
+        body::decode_optional(request, api.settings.body_timeout).await?;
     let name = same_name(&path, &namespace.name)?;
     api.catalog.delete_namespace(name).await?;
     Ok(StatusCode::ACCEPTED)

@@ -39,7 +39,10 @@ mod tests {
     #[test]
     fn the_last_value_wins_and_absent_is_empty() {
         let query = query("a=1&b=x%20y&a=2&c&=d");
-        assert_eq!((query.last("a"), query.last("b"), query.last("c"), query.last("z")), ("2", "x y", "", ""));
+        assert_eq!(
+            (query.last("a"), query.last("b"), query.last("c"), query.last("z")),
+            ("2", "x y", "", "")
+        );
     }
 
     #[test]

@@ -5,13 +5,14 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::Request;
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, any, get, on, post};
+use axum::{Extension, Router};
 use hyperfaas_http::auth::{BasicAuth, require};
 use hyperfaas_protocol::names::is_route_name;
+use tokio_util::sync::CancellationToken;
 
 use super::error::ApiError;
 use super::{Api, functions, invoke, last_segment, logs, namespaces, secrets, system};
@@ -19,34 +20,53 @@ use crate::metrics::{Metrics, count};
 
 /// The provider's API; with `auth`, all of `/system` asks for these credentials.
 pub fn router(api: Arc<Api>, auth: Option<BasicAuth>) -> Router {
+    router_until(api, auth, CancellationToken::new())
+}
+
+/// As [`router`]; once `stopping` is cancelled, answers that would never end by themselves do so.
+pub fn router_until(api: Arc<Api>, auth: Option<BasicAuth>, stopping: CancellationToken) -> Router {
     let metrics = Metrics::new();
-    let system = |label: &'static str, methods: MethodRouter<Arc<Api>>| {
+    let counted = metrics.clone();
+    let system = move |label: &'static str, methods: MethodRouter<Arc<Api>>| {
         let methods = methods.route_layer(from_fn_with_state(auth.clone(), require));
-        methods.route_layer(from_fn_with_state(metrics.route(label), count))
+        methods.route_layer(from_fn_with_state(counted.route(label), count))
     };
     let named = |label, methods| system(label, methods).route_layer(from_fn(check_name));
-    let namespace =
-        || get(namespaces::read).post(namespaces::create).put(namespaces::update).delete(namespaces::delete);
+    let namespace = || {
+        get(namespaces::read)
+            .post(namespaces::create)
+            .put(namespaces::update)
+            .delete(namespaces::delete)
+    };
 
     Router::new()
         .route(
             "/system/functions",
             system(
                 "/system/functions",
-                get(functions::list).post(functions::create).put(functions::update).delete(functions::delete),
+                get(functions::list)
+                    .post(functions::create)
+                    .put(functions::update)
+                    .delete(functions::delete),
             ),
         )
         .route("/system/function/{name}", named("/system/function", get(functions::status)))
-        .route("/system/scale-function/{name}", named("/system/scale-function", post(functions::scale)))
+        .route(
+            "/system/scale-function/{name}",
+            named("/system/scale-function", post(functions::scale)),
+        )
         .route("/system/info", system("/system/info", get(system::info)))
         .route(
             "/system/secrets",
             system(
                 "/system/secrets",
-                get(secrets::list).post(secrets::create).put(secrets::update).delete(secrets::delete),
+                get(secrets::list)
+                    .post(secrets::create)
+                    .put(secrets::update)
+                    .delete(secrets::delete),
             ),
         )
-        .route("/system/logs", system("/system/logs", get(logs::stream)))
+        .route("/system/logs", system("/system/logs", get(logs::stream)).layer(Extension(stopping)))
         .route("/system/namespaces", system("/system/namespaces", get(namespaces::list)))
         .route("/system/namespace/", system("/system/namespace", namespace()))
         .route("/system/namespace/{name}", named("/system/namespace", namespace()))
@@ -57,7 +77,7 @@ pub fn router(api: Arc<Api>, auth: Option<BasicAuth>) -> Router {
         .route("/function/{name}/{*rest}", invocation())
         .route("/healthz", get(system::health))
         .with_state(api)
-        .route("/metrics", any(system::metrics).with_state(metrics.clone()))
+        .route("/metrics", any(system::metrics).with_state(metrics))
         .fallback(no_route)
 }
 
@@ -75,7 +95,11 @@ fn invocation() -> MethodRouter<Arc<Api>> {
 
 /// Lets requests through whose last segment matches OpenFaaS' route pattern.
 async fn check_name(request: Request, next: Next) -> Response {
-    if is_route_name(last_segment(request.uri().path())) { next.run(request).await } else { no_route().await }
+    if is_route_name(last_segment(request.uri().path())) {
+        next.run(request).await
+    } else {
+        no_route().await
+    }
 }
 
 async fn no_route() -> Response {

@@ -16,7 +16,11 @@ pub(super) async fn info() -> Json<ProviderInfo> {
         sha: hyperfaas_gateway::SHA.to_owned(),
         release: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    Json(ProviderInfo { provider: "hyperfaas".to_owned(), version, orchestration: "docker".to_owned() })
+    Json(ProviderInfo {
+        provider: "hyperfaas".to_owned(),
+        version,
+        orchestration: "docker".to_owned(),
+    })
 }
 
 /// `GET /healthz`: the process serves. An engine that is away is waited for, so it is no reason to restart us.

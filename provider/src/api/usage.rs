@@ -44,7 +44,10 @@ async fn of_function(api: &Api, key: FunctionKey) -> (FunctionKey, Option<Functi
         let Ok(usage) = api.engine.usage(&container).await else { continue };
         let sum: &mut FunctionUsage = sum.get_or_insert_default();
         sum.cpu += usage.cpu_milli;
-        #[expect(clippy::cast_precision_loss, reason = "the wire's number is a float; 2^53 bytes are 8 PiB")]
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "the wire's number is a float; 2^53 bytes are 8 PiB"
+        )]
         let bytes = usage.memory_bytes as f64;
         sum.total_memory_bytes += bytes;
     }

@@ -13,7 +13,10 @@ impl Catalog {
     pub fn namespaces(&self) -> Vec<Namespace> {
         let all = self.inner.namespaces();
         let default = self.default_namespace();
-        std::iter::once(default).chain(all.keys().filter(|name| *name != default)).cloned().collect()
+        std::iter::once(default)
+            .chain(all.keys().filter(|name| *name != default))
+            .cloned()
+            .collect()
     }
 
     /// Whether the namespace exists.
@@ -30,7 +33,11 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError::NamespaceExists`], [`CatalogError::NamespaceTooLarge`], or the disk's.
-    pub async fn create_namespace(&self, name: Namespace, namespace: FunctionNamespace) -> Result<(), CatalogError> {
+    pub async fn create_namespace(
+        &self,
+        name: Namespace,
+        namespace: FunctionNamespace,
+    ) -> Result<(), CatalogError> {
         self.write(move |inner| {
             if inner.namespaces().contains_key(&name) {
                 return Err(CatalogError::NamespaceExists(name));
@@ -44,7 +51,11 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError::NamespaceNotFound`], [`CatalogError::NamespaceTooLarge`], or the disk's.
-    pub async fn update_namespace(&self, name: Namespace, namespace: FunctionNamespace) -> Result<(), CatalogError> {
+    pub async fn update_namespace(
+        &self,
+        name: Namespace,
+        namespace: FunctionNamespace,
+    ) -> Result<(), CatalogError> {
         self.write(move |inner| {
             if !inner.namespaces().contains_key(&name) {
                 return Err(CatalogError::NamespaceNotFound(name));
@@ -87,10 +98,18 @@ impl Inner {
     }
 
     pub(super) fn check_namespace(&self, name: &Namespace) -> Result<(), CatalogError> {
-        if self.namespaces().contains_key(name) { Ok(()) } else { Err(CatalogError::NamespaceUnknown(name.clone())) }
+        if self.namespaces().contains_key(name) {
+            Ok(())
+        } else {
+            Err(CatalogError::NamespaceUnknown(name.clone()))
+        }
     }
 
-    fn keep_namespace(&self, name: Namespace, mut namespace: FunctionNamespace) -> Result<(), CatalogError> {
+    fn keep_namespace(
+        &self,
+        name: Namespace,
+        mut namespace: FunctionNamespace,
+    ) -> Result<(), CatalogError> {
         let strings = namespace.labels.iter().chain(&namespace.annotations);
         if strings.map(|(key, value)| key.len() + value.len()).sum::<usize>() > DEPLOYMENT_MAX {
             return Err(CatalogError::NamespaceTooLarge(name));

@@ -15,7 +15,12 @@ impl Catalog {
     pub async fn secrets(&self, namespace: Namespace) -> Result<Vec<SecretName>, CatalogError> {
         self.read(move |inner| {
             inner.check_namespace(&namespace)?;
-            Ok(inner.secrets.list(&namespace).map_err(CatalogError::SecretFiles)?.into_iter().collect())
+            Ok(inner
+                .secrets
+                .list(&namespace)
+                .map_err(CatalogError::SecretFiles)?
+                .into_iter()
+                .collect())
         })
         .await
     }
@@ -24,7 +29,12 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError::NamespaceUnknown`], [`CatalogError::SecretExists`], or the disk's.
-    pub async fn create_secret(&self, namespace: Namespace, name: SecretName, value: Bytes) -> Result<(), CatalogError> {
+    pub async fn create_secret(
+        &self,
+        namespace: Namespace,
+        name: SecretName,
+        value: Bytes,
+    ) -> Result<(), CatalogError> {
         self.write(move |inner| {
             inner.check_namespace(&namespace)?;
             if inner.secrets.has(&namespace, &name) {
@@ -41,7 +51,12 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError::NamespaceUnknown`], [`CatalogError::SecretNotFound`], or the disk's.
-    pub async fn update_secret(&self, namespace: Namespace, name: SecretName, value: Bytes) -> Result<(), CatalogError> {
+    pub async fn update_secret(
+        &self,
+        namespace: Namespace,
+        name: SecretName,
+        value: Bytes,
+    ) -> Result<(), CatalogError> {
         self.write(move |inner| {
             inner.check_namespace(&namespace)?;
             if !inner.secrets.has(&namespace, &name) {
@@ -58,7 +73,11 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError::NamespaceUnknown`], [`CatalogError::SecretNotFound`], or the disk's.
-    pub async fn delete_secret(&self, namespace: Namespace, name: SecretName) -> Result<(), CatalogError> {
+    pub async fn delete_secret(
+        &self,
+        namespace: Namespace,
+        name: SecretName,
+    ) -> Result<(), CatalogError> {
         self.write(move |inner| {
             inner.check_namespace(&namespace)?;
             if !inner.secrets.remove(&namespace, &name).map_err(CatalogError::SecretFiles)? {
@@ -81,7 +100,8 @@ impl Catalog {
         }
         self.read(move |inner| {
             let file = |name: SecretName| {
-                let bytes = inner.secrets.read(&namespace, &name).map_err(CatalogError::SecretFiles)?;
+                let bytes =
+                    inner.secrets.read(&namespace, &name).map_err(CatalogError::SecretFiles)?;
                 match bytes {
                     Some(bytes) => Ok(SecretFile { name, bytes }),
                     None => Err(CatalogError::SecretUnknown(name)),

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use hyperfaas_protocol::SecretName;
 use hyperfaas_protocol::openfaas::FunctionDeployment;
+use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
@@ -13,13 +14,22 @@ fn open(state: &TempDir) -> Catalog {
 
 fn try_open(state: &TempDir) -> Result<Catalog, StoreError> {
     let default_namespace = Namespace::parse("openfaas-fn").unwrap();
-    Catalog::open(&CatalogSettings { state_dir: state.path().join("state"), default_namespace, max_replicas: 100 })
+    Catalog::open(&CatalogSettings {
+        state_dir: state.path().join("state"),
+        default_namespace,
+        max_replicas: 100,
+    })
 }
 
 fn spec(name: &str, labels: &[(&str, &str)]) -> FunctionSpec {
-    let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-    let deployment =
-        FunctionDeployment { service: name.into(), image: "a/b:c".into(), labels, ..FunctionDeployment::default() };
+    let labels =
+        labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    let deployment = FunctionDeployment {
+        service: name.into(),
+        image: "a/b:c".into(),
+        labels,
+        ..FunctionDeployment::default()
+    };
     FunctionSpec::parse(deployment, &Namespace::parse("openfaas-fn").unwrap()).unwrap()
 }
 
@@ -33,18 +43,26 @@ async fn everything_acknowledged_is_there_after_a_restart() {
     let dev = Namespace::parse("dev").unwrap();
     let (created, key, master) = {
         let catalog = open(&state);
-        let created = catalog.create(spec("fn1", &[("com.openfaas.scale.min", "2")])).await.unwrap();
+        let created =
+            catalog.create(spec("fn1", &[("com.openfaas.scale.min", "2")])).await.unwrap();
         catalog.scale(created.spec.key.clone(), 7).await.unwrap();
         catalog.create_namespace(dev.clone(), FunctionNamespace::default()).await.unwrap();
         catalog.create_secret(dev.clone(), secret("s1"), Bytes::from_static(b"v\0")).await.unwrap();
-        (created, catalog.function(&spec("fn1", &[]).key).unwrap().spec.key.clone(), *catalog.master_key())
+        (
+            created,
+            catalog.function(&spec("fn1", &[]).key).unwrap().spec.key.clone(),
+            *catalog.master_key(),
+        )
     };
     let catalog = open(&state);
     let function = catalog.function(&key).unwrap();
     assert_eq!((function.replicas, function.revision), (7, created.revision));
     assert_eq!((function.created_at, &function.spec), (created.created_at, &created.spec));
     assert_eq!(*catalog.master_key(), master);
-    assert_eq!(catalog.namespaces().iter().map(Namespace::as_str).collect::<Vec<_>>(), ["openfaas-fn", "dev"]);
+    assert_eq!(
+        catalog.namespaces().iter().map(Namespace::as_str).collect::<Vec<_>>(),
+        ["openfaas-fn", "dev"]
+    );
     assert_eq!(catalog.secrets(dev).await.unwrap(), [secret("s1")]);
 }
 
@@ -91,16 +109,28 @@ async fn what_is_unknown_or_there_already_is_refused_and_changes_nothing() {
     let catalog = open(&state);
     let missing = spec("fn1", &[]);
     assert!(matches!(catalog.update(missing.clone()).await, Err(CatalogError::FunctionUnknown(_))));
-    assert!(matches!(catalog.delete(missing.key.clone()).await, Err(CatalogError::FunctionUnknown(_))));
-    assert!(matches!(catalog.scale(missing.key.clone(), 1).await, Err(CatalogError::FunctionUnknown(_))));
+    assert!(matches!(
+        catalog.delete(missing.key.clone()).await,
+        Err(CatalogError::FunctionUnknown(_))
+    ));
+    assert!(matches!(
+        catalog.scale(missing.key.clone(), 1).await,
+        Err(CatalogError::FunctionUnknown(_))
+    ));
     let before = *catalog.subscribe().borrow();
     let mut elsewhere = missing.clone();
     elsewhere.key.namespace = Namespace::parse("nowhere").unwrap();
     assert!(matches!(catalog.create(elsewhere).await, Err(CatalogError::NamespaceUnknown(_))));
     let mut with_secret = missing.clone();
     with_secret.secrets = vec![secret("s1")];
-    assert!(matches!(catalog.create(with_secret.clone()).await, Err(CatalogError::SecretUnknown(_))));
-    assert!(matches!(catalog.update(with_secret.clone()).await, Err(CatalogError::FunctionUnknown(_))));
+    assert!(matches!(
+        catalog.create(with_secret.clone()).await,
+        Err(CatalogError::SecretUnknown(_))
+    ));
+    assert!(matches!(
+        catalog.update(with_secret.clone()).await,
+        Err(CatalogError::FunctionUnknown(_))
+    ));
     assert_eq!((*catalog.subscribe().borrow(), catalog.snapshot().len()), (before, 0));
     catalog.create(missing.clone()).await.unwrap();
     assert!(matches!(catalog.create(missing).await, Err(CatalogError::FunctionExists(_))));
@@ -117,7 +147,8 @@ async fn scaling_is_clamped_to_the_smaller_maximum() {
     assert_eq!(catalog.scale(plain.spec.key.clone(), u64::MAX).await.unwrap(), 100);
     assert_eq!(catalog.scale(small.spec.key.clone(), 1_000_000_000).await.unwrap(), 4);
     assert_eq!(catalog.scale(small.spec.key.clone(), 0).await.unwrap(), 0);
-    let greedy = catalog.create(spec("greedy", &[("com.openfaas.scale.min", "4000")])).await.unwrap();
+    let greedy =
+        catalog.create(spec("greedy", &[("com.openfaas.scale.min", "4000")])).await.unwrap();
     assert_eq!(greedy.replicas, 100);
 }
 
@@ -175,8 +206,14 @@ async fn a_namespace_goes_only_when_it_is_empty_and_not_the_default() {
     let catalog = open(&state);
     let dev = Namespace::parse("dev").unwrap();
     let default = catalog.default_namespace().clone();
-    assert!(matches!(catalog.delete_namespace(default).await, Err(CatalogError::NamespaceIsDefault(_))));
-    assert!(matches!(catalog.delete_namespace(dev.clone()).await, Err(CatalogError::NamespaceNotFound(_))));
+    assert!(matches!(
+        catalog.delete_namespace(default).await,
+        Err(CatalogError::NamespaceIsDefault(_))
+    ));
+    assert!(matches!(
+        catalog.delete_namespace(dev.clone()).await,
+        Err(CatalogError::NamespaceNotFound(_))
+    ));
     catalog.create_namespace(dev.clone(), FunctionNamespace::default()).await.unwrap();
     let again = catalog.create_namespace(dev.clone(), FunctionNamespace::default()).await;
     assert!(matches!(again, Err(CatalogError::NamespaceExists(_))));
@@ -194,7 +231,10 @@ async fn a_replica_gets_the_bytes_of_its_secrets_in_order() {
     let catalog = open(&state);
     let default = catalog.default_namespace().clone();
     for (name, value) in [("b", &b"2\0"[..]), ("a", b"1\n")] {
-        catalog.create_secret(default.clone(), secret(name), Bytes::copy_from_slice(value)).await.unwrap();
+        catalog
+            .create_secret(default.clone(), secret(name), Bytes::copy_from_slice(value))
+            .await
+            .unwrap();
     }
     let mut wanted = spec("fn1", &[]);
     wanted.secrets = vec![secret("b"), secret("a")];
@@ -202,4 +242,81 @@ async fn a_replica_gets_the_bytes_of_its_secrets_in_order() {
     assert_eq!(files.iter().map(|f| &f.bytes[..]).collect::<Vec<_>>(), [&b"2\0"[..], b"1\n"]);
     catalog.delete_secret(default, secret("a")).await.unwrap();
     assert!(matches!(catalog.secret_files(&wanted).await, Err(CatalogError::SecretUnknown(_))));
+}
+
+/// One change, by a small number for the function's name.
+#[derive(Debug, Clone)]
+enum Change {
+    Create(u8),
+    Update(u8, u32),
+    Scale(u8, u64),
+    Delete(u8),
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let name = 0..3_u8;
+    prop_oneof![
+        name.clone().prop_map(Change::Create),
+        (name.clone(), 0..4_u32).prop_map(|(name, min)| Change::Update(name, min)),
+        (name.clone(), 0..200_u64).prop_map(|(name, count)| Change::Scale(name, count)),
+        name.prop_map(Change::Delete),
+    ]
+}
+
+fn named(name: u8, min: u32) -> FunctionSpec {
+    spec(&format!("f{name}"), &[("com.openfaas.scale.min", &min.to_string())])
+}
+
+/// Revision and replicas by name.
+fn shape(catalog: &Catalog) -> BTreeMap<String, (u64, u32)> {
+    let all = catalog.snapshot();
+    all.values().map(|f| (f.spec.key.name.to_string(), (f.revision, f.replicas))).collect()
+}
+
+/// What a provider started on the files as they are now would know; the running one is not asked and not ended.
+fn after_a_kill(state: &TempDir) -> BTreeMap<String, (u64, u32)> {
+    let copy = TempDir::new().unwrap();
+    let (from, to) = (state.path().join("state"), copy.path().join("state"));
+    std::fs::create_dir(&to).unwrap();
+    std::fs::copy(from.join("catalog.redb"), to.join("catalog.redb")).unwrap();
+    shape(&open(&copy))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn killed_after_any_acknowledged_change_it_knows_all_of_them(changes in prop::collection::vec(change(), 1..12)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let state = TempDir::new().unwrap();
+        let catalog = open(&state);
+        let mut highest = 0;
+        for change in changes {
+            let before = shape(&catalog);
+            let is_done = runtime.block_on(async {
+                match change.clone() {
+                    Change::Create(name) => catalog.create(named(name, 0)).await.is_ok(),
+                    Change::Update(name, min) => catalog.update(named(name, min)).await.is_ok(),
+                    Change::Scale(name, count) => catalog.scale(named(name, 0).key, count).await.is_ok(),
+                    Change::Delete(name) => catalog.delete(named(name, 0).key).await.is_ok(),
+                }
+            });
+            let after = shape(&catalog);
+            prop_assert_eq!(&after_a_kill(&state), &after, "{:?}", change);
+            let existed = |name: u8| before.contains_key(&format!("f{name}"));
+            let is_due = match change {
+                Change::Create(name) => !existed(name),
+                Change::Update(name, _) | Change::Scale(name, _) | Change::Delete(name) => existed(name),
+            };
+            prop_assert_eq!(is_done, is_due, "{:?}", change);
+            if !is_done {
+                prop_assert_eq!(&after, &before);
+            }
+            if let (true, Change::Create(name) | Change::Update(name, _)) = (is_done, change) {
+                let revision = after[&format!("f{name}")].0;
+                prop_assert!(revision > highest, "revisions only grow");
+                highest = revision;
+            }
+        }
+    }
 }

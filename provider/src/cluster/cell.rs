@@ -144,21 +144,34 @@ impl Cell {
             in_flight: r.in_flight(),
         });
         let failure = state.trouble.as_ref().filter(|t| t.revision == revision).map(|t| t.failure);
-        Some(FunctionView { key: key.clone(), wanted, image, replicas: replicas.collect(), failure })
+        Some(FunctionView {
+            key: key.clone(),
+            wanted,
+            image,
+            replicas: replicas.collect(),
+            failure,
+        })
     }
 
     pub(super) fn begin(&self, action: &Action, new_replica: Option<ReplicaId>, now: Moment) {
         let mut state = self.lock();
         match action {
-            Action::Prepare { revision, .. } => state.image = Prepared::Asking { revision: *revision },
+            Action::Prepare { revision, .. } => {
+                state.image = Prepared::Asking { revision: *revision }
+            }
             Action::Start { revision, .. } => {
                 let replica = new_replica.map(|id| Replica::ordered(id, *revision, now));
                 state.replicas.extend(replica);
             }
-            Action::Drain { replica, .. } | Action::Clear { replica, .. } => state.leave(replica, now),
+            Action::Drain { replica, .. } | Action::Clear { replica, .. } => {
+                state.leave(replica, now);
+            }
             Action::GiveUp { replica, .. } => {
                 let trouble = state.find(replica).map(|r| {
-                    let reason = r.trouble.clone().unwrap_or_else(|| "it did not start to listen in time".into());
+                    let reason = r
+                        .trouble
+                        .clone()
+                        .unwrap_or_else(|| "it did not start to listen in time".into());
                     (r.revision, reason)
                 });
                 if let Some((revision, reason)) = trouble {
@@ -170,7 +183,12 @@ impl Cell {
         self.wake(state);
     }
 
-    pub(super) fn prepared(&self, revision: u64, outcome: Result<Arc<Image>, Setback>, now: Moment) {
+    pub(super) fn prepared(
+        &self,
+        revision: u64,
+        outcome: Result<Arc<Image>, Setback>,
+        now: Moment,
+    ) {
         let mut state = self.lock();
         if !matches!(state.image, Prepared::Asking { revision: asked } if asked == revision) {
             return; // a newer revision has been asked for meanwhile
@@ -214,7 +232,8 @@ impl Cell {
                 None
             }
             None => {
-                let mut replica = Replica::ordered(observed.replica.clone(), observed.revision, now);
+                let mut replica =
+                    Replica::ordered(observed.replica.clone(), observed.revision, now);
                 let route = replica.settle(observed, now);
                 state.replicas.push(replica);
                 route
@@ -234,9 +253,18 @@ impl Cell {
         self.wake(state);
     }
 
-    pub(super) fn reported(&self, id: &ReplicaId, owner: OwnerState, reason: Option<&str>, now: Moment) {
+    pub(super) fn reported(
+        &self,
+        id: &ReplicaId,
+        owner: OwnerState,
+        reason: Option<&str>,
+        now: Moment,
+    ) {
         let mut state = self.lock();
-        let Some(replica) = state.replicas.iter_mut().find(|r| r.id == *id && r.route.is_some()) else { return };
+        let Some(replica) = state.replicas.iter_mut().find(|r| r.id == *id && r.route.is_some())
+        else {
+            return;
+        };
         if !replica.phase.is_live() {
             return; // leaving already: what its process does no longer matters
         }
@@ -263,7 +291,9 @@ impl Cell {
 
     pub(super) fn died(&self, container: &ContainerId, exit_code: i64, now: Moment) -> bool {
         let mut state = self.lock();
-        let Some(replica) = state.replicas.iter_mut().find(|r| r.container.as_ref() == Some(container)) else {
+        let Some(replica) =
+            state.replicas.iter_mut().find(|r| r.container.as_ref() == Some(container))
+        else {
             return false;
         };
         replica.route = None;
@@ -305,7 +335,10 @@ impl Cell {
     }
 
     pub(super) fn has_route(&self, route: &Arc<Route>) -> bool {
-        self.lock().replicas.iter().any(|r| r.route.as_ref().is_some_and(|own| Arc::ptr_eq(own, route)))
+        self.lock()
+            .replicas
+            .iter()
+            .any(|r| r.route.as_ref().is_some_and(|own| Arc::ptr_eq(own, route)))
     }
 
     pub(super) fn revisions(&self) -> Vec<u64> {
@@ -341,13 +374,16 @@ impl State {
     }
 
     fn fail(&mut self, revision: u64, reason: String, now: Moment) {
-        let count = self.trouble.as_ref().filter(|t| t.revision == revision).map_or(0, |t| t.failure.count);
-        self.trouble = Some(Trouble { revision, failure: Failure { count: count + 1, last: now }, reason });
+        let count =
+            self.trouble.as_ref().filter(|t| t.revision == revision).map_or(0, |t| t.failure.count);
+        self.trouble =
+            Some(Trouble { revision, failure: Failure { count: count + 1, last: now }, reason });
     }
 
     /// How matters stand when no replica is ready.
     fn standing(&self, revision: u64) -> Acquired {
-        let is_coming = |r: &Replica| matches!(r.phase, Phase::Ordered | Phase::Starting | Phase::Ready);
+        let is_coming =
+            |r: &Replica| matches!(r.phase, Phase::Ordered | Phase::Starting | Phase::Ready);
         if self.replicas.iter().any(is_coming) || matches!(self.image, Prepared::Asking { .. }) {
             return Acquired::Wait;
         }
@@ -355,7 +391,9 @@ impl State {
             return Acquired::Crashing { reason: crashed.trouble.clone().unwrap_or_default() };
         }
         match &self.trouble {
-            Some(trouble) if trouble.revision == revision => Acquired::Hopeless { reason: trouble.reason.clone() },
+            Some(trouble) if trouble.revision == revision => {
+                Acquired::Hopeless { reason: trouble.reason.clone() }
+            }
             _ => Acquired::Wait,
         }
     }

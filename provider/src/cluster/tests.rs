@@ -10,7 +10,10 @@ use crate::scheduler::{ImageState, Phase};
 const REVISION: u64 = 7;
 
 fn key() -> FunctionKey {
-    FunctionKey { namespace: Namespace::parse("ns").unwrap(), name: FunctionName::parse("f").unwrap() }
+    FunctionKey {
+        namespace: Namespace::parse("ns").unwrap(),
+        name: FunctionName::parse("f").unwrap(),
+    }
 }
 
 fn id(n: u32) -> ReplicaId {
@@ -88,7 +91,9 @@ fn a_tried_replica_is_not_asked_again() {
     ready(&cluster, 1);
     ready(&cluster, 2);
     for _ in 0..4 {
-        let Acquired::Placed(ticket) = cluster.acquire(&key(), REVISION, &[id(1)]) else { panic!("not placed") };
+        let Acquired::Placed(ticket) = cluster.acquire(&key(), REVISION, &[id(1)]) else {
+            panic!("not placed")
+        };
         assert_eq!(ticket.route().replica, id(2));
     }
     assert!(matches!(cluster.acquire(&key(), REVISION, &[id(1), id(2)]), Acquired::Wait));
@@ -113,7 +118,10 @@ fn failures_count_per_revision_and_a_ready_replica_clears_them() {
         cluster.start_failed(&key(), &id(n), Setback::Failed("no".into()), at(u64::from(n)));
     }
     assert!(matches!(acquire(&cluster), Acquired::Hopeless { .. }));
-    assert!(matches!(cluster.acquire(&key(), REVISION + 1, &[]), Acquired::Wait), "a new revision starts afresh");
+    assert!(
+        matches!(cluster.acquire(&key(), REVISION + 1, &[]), Acquired::Wait),
+        "a new revision starts afresh"
+    );
     ready(&cluster, 3);
     cluster.begin(&Action::Clear { function: key(), replica: id(3) }, None, at(9));
     cluster.removed(&ContainerId("c3".into()));
@@ -161,7 +169,10 @@ fn running_containers_are_taken_over_once_and_vanished_ones_forgotten() {
     assert!(cluster.adopt(&observed(2, false), at(1)).is_none());
     assert_eq!(phases(&cluster), [Phase::Starting, Phase::Ended]);
     order(&cluster, 3);
-    assert!(cluster.adopt(&observed(3, false), at(2)).is_none(), "one that is being started is left alone");
+    assert!(
+        cluster.adopt(&observed(3, false), at(2)).is_none(),
+        "one that is being started is left alone"
+    );
     cluster.retain(&[observed(2, false)]);
     assert_eq!(phases(&cluster), [Phase::Ended, Phase::Ordered]);
 }
@@ -172,7 +183,11 @@ fn an_image_answer_for_an_older_revision_is_dropped() {
     cluster.begin(&Action::Prepare { function: key(), revision: 1 }, None, at(0));
     cluster.begin(&Action::Prepare { function: key(), revision: 2 }, None, at(1));
     cluster.prepared(&key(), 1, Err(Setback::Failed("old".into())), at(2));
-    let view = cluster.find(&key()).unwrap().view(&key(), Some(Wanted { revision: 2, replicas: 1 })).unwrap();
+    let view = cluster
+        .find(&key())
+        .unwrap()
+        .view(&key(), Some(Wanted { revision: 2, replicas: 1 }))
+        .unwrap();
     assert_eq!((view.image, view.failure), (ImageState::Preparing, None));
 }
 

@@ -230,8 +230,8 @@ pub trait Engine: Send + Sync + 'static {
     /// Makes an image present, asking its registry as `policy` says, with the user's logins; progress goes to the log.
     fn image<'a>(&'a self, reference: &'a str, policy: PullPolicy) -> Call<'a, Image>;
 
-    /// Creates and starts one replica; returns when its container runs, which is before it is ready.
-    /// On an error nothing of it is left behind.
+    /// Creates and starts one replica; returns when its container runs, which is before it is ready. One that has ended
+    /// by then is returned as not running. On an error nothing of it is left behind.
     fn start(&self, order: StartOrder) -> Call<'_, Observed>;
 
     /// Sends SIGTERM, kills after `grace`, and removes the container. An unknown id is success.
@@ -244,7 +244,11 @@ pub trait Engine: Send + Sync + 'static {
     fn events(&self) -> BoxStream<'static, EngineEvent>;
 
     /// A container's lines in order; ends when the container has ended or, without `follow`, with the last line there is.
-    fn logs(&self, container: &ContainerId, query: LogQuery) -> BoxStream<'static, Result<LogLine, EngineError>>;
+    fn logs(
+        &self,
+        container: &ContainerId,
+        query: LogQuery,
+    ) -> BoxStream<'static, Result<LogLine, EngineError>>;
 
     /// What a container uses now.
     fn usage<'a>(&'a self, container: &'a ContainerId) -> Call<'a, ContainerUsage>;

@@ -78,8 +78,15 @@ fn is_registry(first: &str) -> bool {
         || first.bytes().any(|b| b.is_ascii_uppercase())
 }
 
-/// `host` or `host:port`.
+/// `host`, `host:port`, `[address]` or `[address]:port`.
 fn is_host(text: &str) -> bool {
+    let is_port = |port: &str| port.parse::<u16>().is_ok() && !port.starts_with('+');
+    if let Some(rest) = text.strip_prefix('[') {
+        let Some((address, port)) = rest.split_once(']') else { return false };
+        let is_address =
+            !address.is_empty() && address.bytes().all(|b| b.is_ascii_hexdigit() || b == b':');
+        return is_address && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port));
+    }
     let (host, port) = text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
     let is_label = |label: &str| {
         let inner = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
@@ -88,7 +95,7 @@ fn is_host(text: &str) -> bool {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    host.split('.').all(is_label) && port.is_none_or(|port| port.parse::<u16>().is_ok())
+    host.split('.').all(is_label) && port.is_none_or(is_port)
 }
 
 /// Lower-case words joined by `.`, `_`, `__` or any number of `-`.
@@ -201,6 +208,72 @@ mod tests {
         fn a_valid_reference_is_safe_in_a_path(text in "[a-zA-Z0-9.:/@_%?# -]{0,40}") {
             if Reference::parse(&text).is_some() {
                 prop_assert!(!text.contains(['?', '#', '%', ' ']) && !text.contains(".."));
+            }
+        }
+    }
+
+    #[test]
+    fn references_that_openfaas_users_write_are_accepted() {
+        let digest = format!("alpine@sha256:{}", "a".repeat(64));
+        let both = format!("ghcr.io/openfaas/nodeinfo:latest@sha256:{}", "0".repeat(64));
+        for good in [
+            "alpine",
+            "functions/alpine:latest",
+            "docker.io/functions/alpine:latest",
+            "localhost/x",
+            "localhost:5000/a/b/c:1.0-rc_1",
+            "registry.local:5000/team/fn__x:V1",
+            "a/b:c",
+            "UPPER.host/x",
+            "[::1]:5000/x",
+            "a-b--c/d_e.f",
+            &digest,
+            &both,
+        ] {
+            assert!(Reference::parse(good).is_some(), "{good}");
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        let long = "a".repeat(256);
+        for bad in [
+            "",
+            " ",
+            "a b",
+            "a\nb",
+            "A",
+            "x/Y",
+            "-a",
+            "a-",
+            "a//b",
+            "/a",
+            "a/",
+            "a:",
+            "a:-x",
+            "a:b:c/d",
+            "a@sha256:zz",
+            "a@",
+            "a___b",
+            "a._b",
+            "http://x/y",
+            "host:99999/x",
+            "host:/x",
+            "../x",
+            "é",
+            "a:b c",
+            "[::1/x",
+            &long,
+        ] {
+            assert!(Reference::parse(bad).is_none(), "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn accepted_references_are_printable_and_bounded(text in "[a-zA-Z0-9./:@_\\[\\]-]{0,40}|\\PC{0,20}") {
+            if Reference::parse(&text).is_some() {
+                prop_assert!(text.bytes().all(|b| b.is_ascii_graphic()));
             }
         }
     }

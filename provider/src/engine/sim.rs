@@ -6,7 +6,10 @@
 //! A replica's address is one where no connection can be made, unless its [`Program`] says where it is answered for.
 //! Tests: `tests/contract/engine.rs`, on this and on [`super::docker`] alike.
 
+mod calls;
 mod host;
+mod program;
+mod world;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +24,8 @@ use super::{
     LogLine, LogQuery, Observed, PullPolicy, StartOrder,
 };
 use host::Signal;
-pub use host::{Exit, Place, Program, SimHost, Terminates};
+pub use host::SimHost;
+pub use program::{Exit, Place, Program, Terminates};
 
 /// One provider's view of a [`SimHost`].
 #[derive(Debug, Clone)]
@@ -106,7 +110,7 @@ impl Engine for SimEngine {
                 changes.mark_unchanged();
                 let (next, has_ended) = {
                     let log = log.lock().expect("no panic while held");
-                    (log.line(at), log.has_ended())
+                    (log.line(at), log.has_ended)
                 };
                 match next {
                     Some((line, at)) => return Some((line, (log, changes, at))),

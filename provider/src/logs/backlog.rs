@@ -46,11 +46,17 @@ impl Backlog {
                 match lines.next().await {
                     Some(Err(EngineError::NotFound)) | None => Ok(None),
                     Some(Err(error)) => Err(error),
-                    Some(Ok(head)) => Ok(Some(Source { part, lines, head: Some(head), position: Position::default() })),
+                    Some(Ok(head)) => Ok(Some(Source {
+                        part,
+                        lines,
+                        head: Some(head),
+                        position: Position::default(),
+                    })),
                 }
             }
         };
-        let sources: Result<Vec<_>, _> = join_all(parts.into_iter().map(open)).await.into_iter().collect();
+        let sources: Result<Vec<_>, _> =
+            join_all(parts.into_iter().map(open)).await.into_iter().collect();
         let sources: Vec<_> = sources?.into_iter().flatten().collect();
         // The engine itself cuts the tail of a single replica.
         let tail = request.tail.filter(|_| sources.len() > 1);

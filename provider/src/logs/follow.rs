@@ -41,7 +41,11 @@ pub(super) struct Follower {
 
 impl Follower {
     /// A follower that has read nothing; `changes` tells of replicas that come or go.
-    pub(super) fn new(sources: Sources, request: LogRequest, changes: watch::Receiver<u64>) -> Self {
+    pub(super) fn new(
+        sources: Sources,
+        request: LogRequest,
+        changes: watch::Receiver<u64>,
+    ) -> Self {
         let mut reopen = interval(REOPEN_EVERY);
         reopen.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
@@ -57,7 +61,7 @@ impl Follower {
     }
 
     /// Goes on from what was read of each container.
-    pub(super) fn start(&mut self, read: HashMap<ContainerId, Position>) {
+    pub(super) fn start(&mut self, read: &HashMap<ContainerId, Position>) {
         let parts = self.sources.parts(&self.request);
         for part in parts {
             let position = read.get(&part.container).copied().unwrap_or_default();
@@ -120,7 +124,8 @@ impl Follower {
 
     fn open(&mut self, part: Part, position: Position) {
         let since = position.last.or(self.request.since);
-        let lines = self.sources.engine.logs(&part.container, LogQuery { follow: true, tail: None, since });
+        let lines =
+            self.sources.engine.logs(&part.container, LogQuery { follow: true, tail: None, since });
         let mut replay = Replay(position);
         let end = part.container.clone();
         self.positions.insert(part.container.clone(), position);

@@ -32,8 +32,11 @@ impl World {
             max_replicas: 10,
         };
         let catalog = Catalog::open(&settings).unwrap();
-        let deployment =
-            FunctionDeployment { service: "fn1".into(), image: "a/b:c".into(), ..FunctionDeployment::default() };
+        let deployment = FunctionDeployment {
+            service: "fn1".into(),
+            image: "a/b:c".into(),
+            ..FunctionDeployment::default()
+        };
         let spec = FunctionSpec::parse(deployment, &default_namespace).unwrap();
         let key = spec.key.clone();
         catalog.create(spec).await.unwrap();
@@ -70,8 +73,13 @@ impl World {
     }
 
     async fn open(&self, change: impl FnOnce(&mut LogRequest)) -> BoxStream<'static, LogMessage> {
-        let mut request =
-            LogRequest { key: self.key.clone(), instance: None, follow: false, tail: None, since: None };
+        let mut request = LogRequest {
+            key: self.key.clone(),
+            instance: None,
+            follow: false,
+            tail: None,
+            since: None,
+        };
         change(&mut request);
         open(self.sources.clone(), request).await.unwrap().boxed()
     }
@@ -108,7 +116,10 @@ fn boot() -> Boot {
 }
 
 async fn next(lines: &mut BoxStream<'static, LogMessage>) -> (String, String) {
-    let message = timeout(Duration::from_secs(10), lines.next()).await.expect("a line in time").expect("no end");
+    let message = timeout(Duration::from_secs(10), lines.next())
+        .await
+        .expect("a line in time")
+        .expect("no end");
     (message.instance, message.text)
 }
 
@@ -145,7 +156,10 @@ async fn one_replica_or_a_time_can_be_asked_for() {
     world.host.say(&b, "2");
     world.host.say(&a, "3");
     assert_eq!(world.texts(|request| request.instance = Some("a".into())).await, ["1", "3"]);
-    assert_eq!(world.texts(|request| request.instance = Some("c".into())).await, Vec::<String>::new());
+    assert_eq!(
+        world.texts(|request| request.instance = Some("c".into())).await,
+        Vec::<String>::new()
+    );
     let all: Vec<_> = world.open(|_| ()).await.collect().await;
     assert_eq!(world.texts(|request| request.since = Some(all[1].timestamp)).await, ["2", "3"]);
 }
@@ -206,7 +220,13 @@ async fn an_engine_that_is_away_is_an_error_and_a_replica_that_left_is_not() {
     world.host.remove(&a);
     assert_eq!(world.texts(|_| ()).await, ["here"]);
     world.host.go_away("restarting");
-    let request = LogRequest { key: world.key.clone(), instance: None, follow: false, tail: None, since: None };
+    let request = LogRequest {
+        key: world.key.clone(),
+        instance: None,
+        follow: false,
+        tail: None,
+        since: None,
+    };
     assert!(matches!(open(world.sources.clone(), request).await.err(), Some(LogError::Engine(_))));
 }
 
@@ -218,7 +238,8 @@ fn a_log_opened_anew_shows_nothing_twice_also_among_lines_of_one_time() {
         position.advance(at(time));
     }
     let mut replay = Replay(position);
-    let again: Vec<_> = [1, 2, 2, 2, 3].into_iter().filter(|time| !replay.was_read(at(*time))).collect();
+    let again: Vec<_> =
+        [1, 2, 2, 2, 3].into_iter().filter(|time| !replay.was_read(at(*time))).collect();
     assert_eq!(again, [2, 3]);
     let mut fresh = Replay(Position::default());
     assert!(!fresh.was_read(at(1)));

@@ -26,39 +26,51 @@ const ENGINE_AWAY_PAUSE: Duration = Duration::from_millis(500);
 
 impl Reconciler {
     /// Counts `action` as begun and sets it going.
-    pub(super) fn begin(self: &Arc<Self>, action: Action) {
+    pub(super) fn begin(self: &Arc<Self>, action: &Action) {
         let now = self.clock.now();
         match action {
-            Action::Prepare { ref function, revision } => {
-                self.cluster.begin(&action, None, now);
+            Action::Prepare { function, revision } => {
+                let revision = *revision;
+                self.cluster.begin(action, None, now);
                 let span = info_span!("prepare", %function, revision);
                 let function = function.clone();
-                self.spawn(|this| async move { this.prepare(&function, revision).await }.instrument(span));
+                self.spawn(|this| {
+                    async move { this.prepare(&function, revision).await }.instrument(span)
+                });
             }
-            Action::Start { ref function, revision } => {
+            Action::Start { function, revision } => {
+                let revision = *revision;
                 let replica = new_replica_id(function);
-                self.cluster.begin(&action, Some(replica.clone()), now);
+                self.cluster.begin(action, Some(replica.clone()), now);
                 let span = info_span!("start", %function, revision, replica = %replica.0);
                 let function = function.clone();
-                self.spawn(|this| async move { this.start(&function, revision, replica).await }.instrument(span));
+                self.spawn(|this| {
+                    async move { this.start(&function, revision, replica).await }.instrument(span)
+                });
             }
-            Action::Drain { ref function, ref replica, reason } => {
+            Action::Drain { function, replica, reason } => {
                 let span = info_span!("drain", %function, replica = %replica.0, reason);
-                self.begin_removal(&action, function.clone(), replica.clone(), span);
+                self.begin_removal(action, function.clone(), replica.clone(), span);
             }
-            Action::GiveUp { ref function, ref replica } => {
+            Action::GiveUp { function, replica } => {
                 let span = info_span!("give up", %function, replica = %replica.0);
                 span.in_scope(|| warn!("replica did not become ready in time"));
-                self.begin_removal(&action, function.clone(), replica.clone(), span);
+                self.begin_removal(action, function.clone(), replica.clone(), span);
             }
-            Action::Clear { ref function, ref replica } => {
+            Action::Clear { function, replica } => {
                 let span = info_span!("clear", %function, replica = %replica.0);
-                self.begin_removal(&action, function.clone(), replica.clone(), span);
+                self.begin_removal(action, function.clone(), replica.clone(), span);
             }
         }
     }
 
-    fn begin_removal(self: &Arc<Self>, action: &Action, function: FunctionKey, replica: ReplicaId, span: tracing::Span) {
+    fn begin_removal(
+        self: &Arc<Self>,
+        action: &Action,
+        function: FunctionKey,
+        replica: ReplicaId,
+        span: tracing::Span,
+    ) {
         self.cluster.begin(action, None, self.clock.now());
         self.spawn(|this| async move { this.remove(&function, &replica).await }.instrument(span));
     }
@@ -100,8 +112,15 @@ impl Reconciler {
     }
 
     /// What the engine is to start; an error when the revision has been superseded or its secrets cannot be read.
-    async fn order(&self, key: &FunctionKey, revision: u64, replica: &ReplicaId) -> Result<StartOrder, Setback> {
-        let (Some(function), Some(image)) = (self.wanted(key, revision), self.cluster.image(key, revision)) else {
+    async fn order(
+        &self,
+        key: &FunctionKey,
+        revision: u64,
+        replica: &ReplicaId,
+    ) -> Result<StartOrder, Setback> {
+        let (Some(function), Some(image)) =
+            (self.wanted(key, revision), self.cluster.image(key, revision))
+        else {
             return Err(Setback::EngineAway); // superseded while waiting: the next plan sees what is wanted now
         };
         let secrets = self.catalog.secret_files(&function.spec).await.map_err(|error| {

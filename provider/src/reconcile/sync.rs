@@ -29,7 +29,9 @@ impl Reconciler {
                     error!(reason, "container engine lost; waiting for it");
                     self.cluster.set_engine_up(false);
                 }
-                EngineEvent::Died { container, exit_code } => self.cluster.died(&container, exit_code, self.clock.now()),
+                EngineEvent::Died { container, exit_code } => {
+                    self.cluster.died(&container, exit_code, self.clock.now());
+                }
                 EngineEvent::Removed { container } => self.cluster.removed(&container),
             }
         }
@@ -77,7 +79,9 @@ impl Reconciler {
             );
             let watch = async {
                 let mut changed = this.cluster.subscribe();
-                while this.cluster.is_current(&function, &route) && changed.changed().await.is_ok() {}
+                while this.cluster.is_current(&function, &route) && changed.changed().await.is_ok()
+                {
+                }
                 gone.cancel();
             };
             tokio::join!(link, watch);
@@ -87,7 +91,8 @@ impl Reconciler {
     /// Lets the engine remove the secrets of revisions that are no longer wanted or running.
     pub(super) async fn collect_secrets(&self) {
         let functions = self.catalog.snapshot();
-        let mut live: Vec<_> = functions.iter().map(|(key, function)| (key.clone(), function.revision)).collect();
+        let mut live: Vec<_> =
+            functions.iter().map(|(key, function)| (key.clone(), function.revision)).collect();
         live.extend(self.cluster.revisions());
         if let Err(error) = self.engine.collect_secrets(&live).await {
             warn!(%error, "unused secrets not removed; tried again after the next removal");

@@ -13,7 +13,10 @@ pub struct Candidate {
 ///
 /// Ties go round: `turn` is a number that grows with each request, and the search begins there, so that equal replicas share
 /// even a purely sequential load.
-pub fn place(candidates: impl ExactSizeIterator<Item = Candidate> + Clone, turn: usize) -> Option<usize> {
+pub fn place(
+    candidates: impl ExactSizeIterator<Item = Candidate> + Clone,
+    turn: usize,
+) -> Option<usize> {
     let count = candidates.len();
     if count == 0 {
         return None;

@@ -31,14 +31,20 @@ pub fn plan(snapshot: &Snapshot, policy: &Policy, now: Moment) -> Plan {
             None => drain_where(function, "deleted", &mut plan, |_| true),
         }
     }
-    let under_way = snapshot.functions.iter().flat_map(|f| &f.replicas).filter(|r| r.phase == Phase::Ordered).count();
+    let under_way = snapshot
+        .functions
+        .iter()
+        .flat_map(|f| &f.replicas)
+        .filter(|r| r.phase == Phase::Ordered)
+        .count();
     share_starts(&mut missing, policy.starts_at_once.saturating_sub(under_way), &mut plan);
     plan
 }
 
 fn clear_ended(function: &FunctionView, plan: &mut Plan) {
     for replica in function.replicas.iter().filter(|r| r.phase == Phase::Ended) {
-        plan.actions.push(Action::Clear { function: function.key.clone(), replica: replica.id.clone() });
+        plan.actions
+            .push(Action::Clear { function: function.key.clone(), replica: replica.id.clone() });
     }
 }
 
@@ -47,7 +53,10 @@ fn give_up_late(function: &FunctionView, policy: &Policy, now: Moment, plan: &mu
     for replica in function.replicas.iter().filter(|r| r.phase == Phase::Starting) {
         let deadline = replica.since.after(policy.start_timeout);
         if now >= deadline {
-            plan.actions.push(Action::GiveUp { function: function.key.clone(), replica: replica.id.clone() });
+            plan.actions.push(Action::GiveUp {
+                function: function.key.clone(),
+                replica: replica.id.clone(),
+            });
         } else {
             wake(plan, deadline);
         }
@@ -85,18 +94,37 @@ fn worth(phase: Phase) -> u8 {
 }
 
 /// Drains the first `count` of `replicas`; one that the engine is still starting must wait for the engine's answer.
-fn drain_first(function: &FunctionView, replicas: &[&ReplicaView], count: usize, reason: &'static str, plan: &mut Plan) {
+fn drain_first(
+    function: &FunctionView,
+    replicas: &[&ReplicaView],
+    count: usize,
+    reason: &'static str,
+    plan: &mut Plan,
+) {
     for replica in replicas.iter().take(count).filter(|r| can_drain(r)) {
         let already = |action: &Action| matches!(action, Action::GiveUp { replica: id, .. } if *id == replica.id);
         if !plan.actions.iter().any(already) {
-            plan.actions.push(Action::Drain { function: function.key.clone(), replica: replica.id.clone(), reason });
+            plan.actions.push(Action::Drain {
+                function: function.key.clone(),
+                replica: replica.id.clone(),
+                reason,
+            });
         }
     }
 }
 
-fn drain_where(function: &FunctionView, reason: &'static str, plan: &mut Plan, which: impl Fn(&ReplicaView) -> bool) {
+fn drain_where(
+    function: &FunctionView,
+    reason: &'static str,
+    plan: &mut Plan,
+    which: impl Fn(&ReplicaView) -> bool,
+) {
     for replica in function.replicas.iter().filter(|r| can_drain(r) && which(r)) {
-        plan.actions.push(Action::Drain { function: function.key.clone(), replica: replica.id.clone(), reason });
+        plan.actions.push(Action::Drain {
+            function: function.key.clone(),
+            replica: replica.id.clone(),
+            reason,
+        });
     }
 }
 
@@ -105,8 +133,18 @@ fn can_drain(replica: &ReplicaView) -> bool {
 }
 
 /// How many replicas of the wanted revision should be started now; asks for the image first.
-fn missing_starts(function: &FunctionView, wanted: Wanted, policy: &Policy, now: Moment, plan: &mut Plan) -> usize {
-    let live = function.replicas.iter().filter(|r| r.phase.is_live() && r.revision == wanted.revision).count();
+fn missing_starts(
+    function: &FunctionView,
+    wanted: Wanted,
+    policy: &Policy,
+    now: Moment,
+    plan: &mut Plan,
+) -> usize {
+    let live = function
+        .replicas
+        .iter()
+        .filter(|r| r.phase.is_live() && r.revision == wanted.revision)
+        .count();
     let missing = (wanted.replicas as usize).saturating_sub(live);
     if missing == 0 {
         return 0;
@@ -122,7 +160,10 @@ fn missing_starts(function: &FunctionView, wanted: Wanted, policy: &Policy, now:
         ImageState::Present => missing,
         ImageState::Preparing => 0,
         ImageState::Unknown => {
-            plan.actions.push(Action::Prepare { function: function.key.clone(), revision: wanted.revision });
+            plan.actions.push(Action::Prepare {
+                function: function.key.clone(),
+                revision: wanted.revision,
+            });
             0
         }
     }
@@ -160,7 +201,10 @@ mod tests {
     const NOW: Moment = Moment::from_millis(1_000_000);
 
     fn key(name: &str) -> FunctionKey {
-        FunctionKey { namespace: Namespace::parse("ns").unwrap(), name: FunctionName::parse(name).unwrap() }
+        FunctionKey {
+            namespace: Namespace::parse("ns").unwrap(),
+            name: FunctionName::parse(name).unwrap(),
+        }
     }
 
     fn replica(id: usize, revision: u64, phase: Phase) -> ReplicaView {
@@ -194,7 +238,10 @@ mod tests {
     fn the_image_comes_before_the_first_start() {
         let mut view = function(Some((1, 2)), vec![]);
         view.image = ImageState::Unknown;
-        assert_eq!(actions(vec![view.clone()]), [Action::Prepare { function: key("f"), revision: 1 }]);
+        assert_eq!(
+            actions(vec![view.clone()]),
+            [Action::Prepare { function: key("f"), revision: 1 }]
+        );
         view.image = ImageState::Preparing;
         assert_eq!(actions(vec![view.clone()]), []);
         view.image = ImageState::Present;
@@ -226,14 +273,25 @@ mod tests {
     fn scaling_in_drains_the_least_useful_first() {
         let mut busy = replica(0, 1, Phase::Ready);
         busy.in_flight = 3;
-        let replicas = vec![busy, replica(1, 1, Phase::Starting), replica(2, 1, Phase::Ready), replica(3, 1, Phase::Crashed)];
+        let replicas = vec![
+            busy,
+            replica(1, 1, Phase::Starting),
+            replica(2, 1, Phase::Ready),
+            replica(3, 1, Phase::Crashed),
+        ];
         let plan = actions(vec![function(Some((1, 1)), replicas)]);
         assert_eq!(drained(&plan), ["r3", "r1", "r0"]);
     }
 
     #[test]
     fn zero_and_deletion_drain_everything_that_the_engine_has_started() {
-        let replicas = || vec![replica(0, 1, Phase::Ready), replica(1, 1, Phase::Ordered), replica(2, 1, Phase::Draining)];
+        let replicas = || {
+            vec![
+                replica(0, 1, Phase::Ready),
+                replica(1, 1, Phase::Ordered),
+                replica(2, 1, Phase::Draining),
+            ]
+        };
         assert_eq!(drained(&actions(vec![function(Some((1, 0)), replicas())])), ["r0"]);
         assert_eq!(drained(&actions(vec![function(None, replicas())])), ["r0"]);
     }
@@ -244,7 +302,10 @@ mod tests {
         view.failure = Some(Failure { count: 3, last: NOW });
         let snapshot = Snapshot { is_engine_up: true, functions: vec![view] };
         let waiting = plan(&snapshot, &Policy::default(), NOW);
-        assert_eq!((waiting.actions.len(), waiting.wake_at), (0, Some(NOW.after(Duration::from_secs(4)))));
+        assert_eq!(
+            (waiting.actions.len(), waiting.wake_at),
+            (0, Some(NOW.after(Duration::from_secs(4))))
+        );
         let later = plan(&snapshot, &Policy::default(), NOW.after(Duration::from_secs(4)));
         assert_eq!(starts(&later.actions), 1);
     }
@@ -261,14 +322,16 @@ mod tests {
     fn starts_are_bounded_and_shared_between_functions() {
         let mut other = function(Some((1, 1)), vec![]);
         other.key = key("g");
-        let plan = actions(vec![function(Some((1, 50)), vec![replica(0, 1, Phase::Ordered)]), other]);
+        let plan =
+            actions(vec![function(Some((1, 50)), vec![replica(0, 1, Phase::Ordered)]), other]);
         assert_eq!(starts(&plan), 3);
         assert!(plan.contains(&Action::Start { function: key("g"), revision: 1 }));
     }
 
     #[test]
     fn nothing_is_ordered_while_the_engine_is_away() {
-        let snapshot = Snapshot { is_engine_up: false, functions: vec![function(Some((1, 5)), vec![])] };
+        let snapshot =
+            Snapshot { is_engine_up: false, functions: vec![function(Some((1, 5)), vec![])] };
         assert_eq!(plan(&snapshot, &Policy::default(), NOW), Plan::default());
     }
 

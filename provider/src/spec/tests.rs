@@ -10,7 +10,11 @@ fn default() -> Namespace {
 }
 
 fn deployment() -> FunctionDeployment {
-    FunctionDeployment { service: "fn1".into(), image: "a/b:c".into(), ..FunctionDeployment::default() }
+    FunctionDeployment {
+        service: "fn1".into(),
+        image: "a/b:c".into(),
+        ..FunctionDeployment::default()
+    }
 }
 
 fn refusal(change: impl FnOnce(&mut FunctionDeployment)) -> String {
@@ -52,7 +56,9 @@ fn each_mistake_has_the_text_openfaas_users_know() {
         "validation failed: secret name: (../etc/passwd) is invalid, must be a valid DNS entry"
     );
     assert_eq!(
-        refusal(|d| d.limits = Some(FunctionResources { memory: "12x".into(), ..Default::default() })),
+        refusal(
+            |d| d.limits = Some(FunctionResources { memory: "12x".into(), ..Default::default() })
+        ),
         "validation failed: limits.memory: invalid quantity \"12x\""
     );
     assert_eq!(
@@ -60,16 +66,23 @@ fn each_mistake_has_the_text_openfaas_users_know() {
         "validation failed: requests.cpu: invalid quantity \"-1\""
     );
     assert_eq!(
-        refusal(|d| d.limits = Some(FunctionResources { nvidia_gpu: "1".into(), ..Default::default() })),
+        refusal(
+            |d| d.limits = Some(FunctionResources { nvidia_gpu: "1".into(), ..Default::default() })
+        ),
         "validation failed: limits.nvidia.com/gpu: GPUs are not supported by this provider"
     );
 }
 
 #[test]
 fn variables_that_no_process_can_have_are_refused() {
-    for (name, value) in [("", "x"), ("a=b", "x"), ("a\0", "x"), ("a", "x\0y"), ("HYPERFAAS_BOOT", "x")] {
+    for (name, value) in
+        [("", "x"), ("a=b", "x"), ("a\0", "x"), ("a", "x\0y"), ("HYPERFAAS_BOOT", "x")]
+    {
         let text = refusal(|d| d.env_vars = map(&[(name, value)]));
-        assert!(text.starts_with("validation failed: envVars: (") && !text.contains('\0'), "{text}");
+        assert!(
+            text.starts_with("validation failed: envVars: (") && !text.contains('\0'),
+            "{text}"
+        );
     }
     let just_too_long = "x".repeat(VARIABLE_MAX - 1);
     assert!(refusal(|d| d.env_vars = map(&[("n", &just_too_long)])).contains("128 KiB"));
@@ -87,7 +100,8 @@ fn the_whole_deployment_is_bounded() {
 #[test]
 fn quantities_are_read_and_zero_means_unset() {
     let mut deployment = deployment();
-    deployment.limits = Some(FunctionResources { memory: "5Mi".into(), cpu: "100m".into(), ..Default::default() });
+    deployment.limits =
+        Some(FunctionResources { memory: "5Mi".into(), cpu: "100m".into(), ..Default::default() });
     deployment.requests = Some(FunctionResources { memory: "0".into(), ..Default::default() });
     let spec = FunctionSpec::parse(deployment, &default()).unwrap();
     assert_eq!(spec.limits, Bounds { memory: Some(Memory(5 << 20)), cpu: Some(Cpu(100_000_000)) });
@@ -113,13 +127,22 @@ fn secrets_keep_their_order_and_lose_duplicates_while_the_echo_keeps_them() {
 
 #[test]
 fn scale_labels_count_only_as_positive_integers() {
-    for (min, max, initial, highest) in
-        [("2", "5", 2, 5), ("0", "0", 1, 100), ("x", "-1", 1, 100), ("", "1.5", 1, 100), ("7", "3", 7, 7), ("3", "1000", 3, 100)]
-    {
+    for (min, max, initial, highest) in [
+        ("2", "5", 2, 5),
+        ("0", "0", 1, 100),
+        ("x", "-1", 1, 100),
+        ("", "1.5", 1, 100),
+        ("7", "3", 7, 7),
+        ("3", "1000", 3, 100),
+    ] {
         let mut deployment = deployment();
         deployment.labels = map(&[(SCALE_MIN_LABEL, min), (SCALE_MAX_LABEL, max)]);
         let spec = FunctionSpec::parse(deployment, &default()).unwrap();
-        assert_eq!((spec.initial_replicas(), spec.max_replicas(100)), (initial, highest), "{min} {max}");
+        assert_eq!(
+            (spec.initial_replicas(), spec.max_replicas(100)),
+            (initial, highest),
+            "{min} {max}"
+        );
     }
 }
 

@@ -10,6 +10,7 @@ mod upstream;
 mod value;
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use hyperfaas_protocol::control::Boot;
@@ -26,6 +27,8 @@ const TIMEOUT_DEFAULT: GoDuration = GoDuration::from_secs(30);
 const LINE_MAX_DEFAULT: usize = 64 << 10;
 /// What "unlimited" means for `log_buffer_size`: a line must end some time.
 const LINE_MAX_HIGHEST: usize = 1 << 20;
+/// Default of `static_path`.
+const STATIC_PATH: &str = "/home/app/public";
 /// Metrics port of the originals.
 const METRICS_PORT: u16 = 8081;
 
@@ -61,6 +64,8 @@ pub(crate) enum Mode {
     Fork { kind: ForkKind, words: Vec<String> },
     /// One long-running HTTP server.
     Http { upstream: Upstream, words: Vec<String>, settings: HttpSettings },
+    /// The files of a directory.
+    Static { root: PathBuf },
 }
 
 impl Mode {
@@ -68,6 +73,7 @@ impl Mode {
     pub(crate) const fn of_watchdog_name(&self) -> Option<&'static str> {
         match self {
             Self::Http { .. } => Some("http"),
+            Self::Static { .. } => Some("static"),
             Self::Fork { kind: ForkKind::Streaming { .. }, .. } => Some("streaming"),
             Self::Fork { kind: ForkKind::Serializing { .. }, .. } => Some("serializing"),
             Self::Fork { kind: ForkKind::Classic(_), .. } => None,
@@ -234,8 +240,7 @@ fn classic_mode(vars: &Vars<'_>) -> Result<(Mode, String), ConfigError> {
 fn of_watchdog_mode(vars: &Vars<'_>) -> Result<(Mode, String), ConfigError> {
     let name = vars.filled("mode").unwrap_or_else(|| "streaming".into());
     let unserved = match name.as_str() {
-        "streaming" | "serializing" | "http" => None,
-        "static" => Some("mode static is not supported by this watchdog yet"),
+        "streaming" | "serializing" | "http" | "static" => None,
         "inproc" => Some(
             "mode inproc needs of-watchdog compiled into the function: start the function itself",
         ),
@@ -246,6 +251,9 @@ fn of_watchdog_mode(vars: &Vars<'_>) -> Result<(Mode, String), ConfigError> {
     }
     let fprocess =
         vars.text("function_process").or_else(|| vars.text("fprocess")).unwrap_or_default();
+    if name == "static" {
+        return Ok((Mode::Static { root: static_path(vars)? }, fprocess));
+    }
     if fprocess.is_empty() {
         let text = "Error loading config: provide a \"function_process\" or \"fprocess\" environmental variable";
         return Err(ConfigError::new(1, text));
@@ -261,6 +269,16 @@ fn of_watchdog_mode(vars: &Vars<'_>) -> Result<(Mode, String), ConfigError> {
         _ => Mode::Fork { kind: ForkKind::Streaming { content_type }, words },
     };
     Ok((mode, fprocess))
+}
+
+fn static_path(vars: &Vars<'_>) -> Result<PathBuf, ConfigError> {
+    match vars.text("static_path") {
+        None => Ok(STATIC_PATH.into()),
+        Some(path) if path.is_empty() => {
+            Err(ConfigError::new(1, "for mode=static a value must be supplied for static_path"))
+        }
+        Some(path) => Ok(path.into()),
+    }
 }
 
 /// An image that serves port 8080 by itself: its own command is the upstream.

@@ -72,7 +72,7 @@ async fn run_classic(
     exchange: &Exchange,
 ) -> Response<Body> {
     let stderr = if settings.combine_output { Stderr::Combined } else { Stderr::Separate };
-    let run = match forker.start(variables, stderr) {
+    let run = match forker.start(&variables, stderr).await {
         Ok(run) => run,
         Err(error) => return failed(settings, &error.to_string(), &[]),
     };
@@ -105,12 +105,18 @@ fn succeeded(
     let fixed = settings.content_type.as_ref().and_then(|kind| HeaderValue::try_from(kind).ok());
     let kind = fixed.or_else(|| asked.get(CONTENT_TYPE).cloned());
     let mut response = answer::sniffed(StatusCode::OK, output);
-    response.headers_mut().insert(DURATION, answer::seconds(elapsed));
-    if let Some(kind) = kind {
-        response.headers_mut().insert(CONTENT_TYPE, kind);
+    let headers = response.headers_mut();
+    headers.insert(DURATION, answer::seconds(elapsed));
+    let guessed = headers.remove(CONTENT_TYPE);
+    if let Some(kind) = &kind {
+        headers.insert(CONTENT_TYPE, kind.clone());
     }
     if settings.debug_headers {
-        print_headers("out", response.headers());
+        // Before a type is guessed, as in the original.
+        print_headers("out", headers);
+    }
+    if let (None, Some(guessed)) = (kind, guessed) {
+        headers.insert(CONTENT_TYPE, guessed);
     }
     response
 }
@@ -176,7 +182,8 @@ async fn run_serializing(
     exchange: &Exchange,
 ) -> Result<Vec<u8>, String> {
     line!("Started logging: stderr from function.");
-    let mut run = forker.start(variables, Stderr::Separate).map_err(|error| error.to_string())?;
+    let mut run =
+        forker.start(&variables, Stderr::Separate).await.map_err(|error| error.to_string())?;
     forker.log_stderr(run.stderr.take());
     let left = limit.map(|limit| limit.saturating_sub(exchange.elapsed()));
     let collected = run.collect(body, left).await.ok_or("signal: killed")?;
@@ -231,7 +238,8 @@ pub(super) async fn probe(
         return StatusCode::INTERNAL_SERVER_ERROR;
     };
     parts.headers = headers;
-    let Ok(mut run) = forker.start(cgi::variables(&parts, Some(0), dialect), Stderr::Separate)
+    let Ok(mut run) =
+        forker.start(&cgi::variables(&parts, Some(0), dialect), Stderr::Separate).await
     else {
         return StatusCode::INTERNAL_SERVER_ERROR;
     };

@@ -1,6 +1,6 @@
 //! A request described to a forked process: the `Http_*` variables, and the JSON of `marshal_request`.
 //!
-//! In: the request's head. Out: variables in the order in which later ones win.
+//! In: the request's head. Out: variables, each name once.
 //! Always: a header cannot take the place of a variable that describes the request itself.
 //! Source: both watchdogs, which spell header names as Go does: `x-foo_bar` becomes `X-Foo_bar`, then `-` becomes `_`.
 
@@ -24,9 +24,9 @@ pub(super) type Variable = (OsString, OsString);
 
 /// The variables for a request with a body of `length` bytes, `None` when the client did not say.
 pub(super) fn variables(parts: &Parts, length: Option<u64>, dialect: Dialect) -> Vec<Variable> {
-    let mut list = Vec::with_capacity(parts.headers.len() + 8);
+    let mut list = BTreeMap::new();
     let mut set = |name: &str, value: &OsStr| {
-        list.push((OsString::from(format!("Http_{name}")), value.to_owned()))
+        list.insert(OsString::from(format!("Http_{name}")), value.to_owned());
     };
     let is_chunked = parts.headers.contains_key(TRANSFER_ENCODING);
     for name in parts.headers.keys() {
@@ -56,7 +56,7 @@ pub(super) fn variables(parts: &Parts, length: Option<u64>, dialect: Dialect) ->
     if !path.is_empty() {
         set("Path", &path);
     }
-    list
+    list.into_iter().collect()
 }
 
 /// stdin of `marshal_request`: headers with all their values, and the body in base64.
@@ -86,7 +86,7 @@ pub(super) fn canonical(name: &str) -> String {
 }
 
 /// The path with `%XX` replaced; a `%` that introduces nothing stays.
-fn percent_decoded(path: &str) -> OsString {
+pub(super) fn percent_decoded(path: &str) -> OsString {
     let bytes = path.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;

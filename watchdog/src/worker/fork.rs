@@ -67,7 +67,11 @@ impl Forker {
     ///
     /// # Errors
     /// [`ExecError`] in Go's words.
-    pub(super) fn start(&self, variables: Vec<Variable>, stderr: Stderr) -> Result<Run, ExecError> {
+    pub(super) async fn start(
+        &self,
+        variables: &[Variable],
+        stderr: Stderr,
+    ) -> Result<Run, ExecError> {
         let (child_in, stdin) = self.pipe()?;
         let (stdout, child_out) = self.pipe()?;
         let (stderr, child_err) = match stderr {
@@ -82,9 +86,8 @@ impl Forker {
             pipe::Sender::from_owned_fd(OwnedFd::from(stdin)).map_err(|e| self.no_pipe(&e))?;
         let stdout = ours(stdout).map_err(|e| self.no_pipe(&e))?;
         let stderr = stderr.map(ours).transpose().map_err(|e| self.no_pipe(&e))?;
-        let process = self.program.start(&self.reaper, variables, |command| {
-            command.stdin(child_in).stdout(child_out).stderr(child_err);
-        })?;
+        let streams = [child_in.into(), child_out.into(), child_err.into()];
+        let process = self.program.start(&self.reaper, variables, streams).await?;
         Ok(Run { process, stdin, stdout, stderr })
     }
 

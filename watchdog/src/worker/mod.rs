@@ -9,12 +9,16 @@ mod buffered;
 mod cgi;
 mod fork;
 mod headers;
+mod media;
 mod output;
 mod owner;
+mod pieces;
 mod pool;
 mod program;
+mod ranges;
 mod relay;
 mod relayed;
+mod site;
 mod streaming;
 mod upgrade;
 
@@ -24,12 +28,13 @@ use std::sync::Arc;
 
 use hyper::body::Incoming;
 use hyper::header::{HeaderMap, HeaderValue};
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyperfaas_protocol::control::OwnerState;
 use hyperfaas_protocol::moment::SystemClock;
 
 pub(crate) use answer::{INTERNAL, empty, sniffed};
 pub(crate) use owner::Owner;
+pub(crate) use pieces::Pieces;
 pub(crate) use relayed::Relayed;
 
 use crate::body::Body;
@@ -42,6 +47,7 @@ use fork::Forker;
 use pool::Pool;
 use program::Program;
 use relay::Relay;
+use site::Site;
 
 /// Serves the requests of one function.
 #[derive(Debug, Clone)]
@@ -50,6 +56,7 @@ pub(crate) enum Worker {
     Streaming { forker: Arc<Forker>, content_type: HeaderValue },
     Serializing { forker: Arc<Forker>, content_type: HeaderValue },
     Relay(Arc<Relay>),
+    Static(Arc<Site>),
 }
 
 /// What a worker needs besides its settings.
@@ -71,6 +78,7 @@ impl Worker {
         let (timeouts, output) = (config.timeouts, config.output);
         let program = |words: &[String]| Program::new(words.to_vec(), environment, seal);
         match &config.mode {
+            Mode::Static { root } => Self::Static(Arc::new(Site::new(root))),
             Mode::Fork { kind, words } => {
                 let fprocess = config.fprocess.clone();
                 let forker = Arc::new(Forker {
@@ -149,6 +157,12 @@ impl Worker {
                 buffered::serializing(forker, content_type, request, exchange).await
             }
             Self::Relay(relay) => relay.serve(request, peer, exchange).await,
+            Self::Static(site) => {
+                let mut exchange = exchange;
+                let response = site.answer(request.method(), request.uri(), request.headers());
+                exchange.answered(response.status().as_u16());
+                response.map(|body| body.with(exchange))
+            }
         }
     }
 
@@ -156,6 +170,10 @@ impl Worker {
     pub(crate) async fn probe(&self, path: &str, headers: HeaderMap) -> StatusCode {
         match self {
             Self::Relay(relay) => relay.probe(path, headers).await,
+            Self::Static(site) => match path.parse() {
+                Ok(uri) => site.answer(&Method::GET, &uri, &headers).status(),
+                Err(_) => StatusCode::NOT_FOUND,
+            },
             Self::Classic { forker, .. } => {
                 buffered::probe(forker, Dialect::Classic, path, headers).await
             }

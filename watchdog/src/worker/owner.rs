@@ -8,7 +8,6 @@
 use std::io::{self, ErrorKind, PipeReader, PipeWriter};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -158,7 +157,7 @@ impl Owner {
 
     /// One life of the process.
     async fn live(&self, stop: &mut watch::Receiver<bool>) -> End {
-        let (mut process, _stdin) = match self.start() {
+        let (mut process, _stdin) = match self.start().await {
             Ok(started) => started,
             Err(error) => return End::NotStarted(error),
         };
@@ -179,15 +178,14 @@ impl Owner {
     }
 
     /// Starts the process; its input is a pipe that stays silent and open as long as the second value lives.
-    fn start(&self) -> Result<(Process, PipeWriter), ExecError> {
+    async fn start(&self) -> Result<(Process, PipeWriter), ExecError> {
         let words = self.program.words();
         line!("Forking: {}, arguments: [{}]", words[0], words[1..].join(" "));
         let pipe = || io::pipe().map_err(|error| ExecError::failed(&words[0], &error));
         let ((child_in, stdin), (stdout, child_out), (stderr, child_err)) =
             (pipe()?, pipe()?, pipe()?);
-        let process = self.program.start(&self.reaper, Vec::new(), |command| {
-            command.stdin(Stdio::from(child_in)).stdout(child_out).stderr(child_err);
-        })?;
+        let streams = [child_in.into(), child_out.into(), child_err.into()];
+        let process = self.program.start(&self.reaper, &[], streams).await?;
         for (pipe, stream) in [(stderr, Stream::Stderr), (stdout, Stream::Stdout)] {
             line!("Started logging: {} from function.", stream.name());
             self.follow(pipe, stream);

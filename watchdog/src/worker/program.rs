@@ -1,19 +1,20 @@
 //! The function's command: found, described and started as the originals do, failing in the same words.
 //!
-//! In: words, environment, seal. Out: a [`Command`] for the reaper, or an [`ExecError`] that reads like Go's.
+//! In: words, environment, seal. Out: a running [`Process`], or an [`ExecError`] that reads like Go's.
 //! Source: Go's `exec.LookPath` and `exec.Command`: no shell, `PATH` is the container's, a match through the current
 //! directory is refused.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::sync::Arc;
 
+use super::cgi::Variable;
 use crate::pid1::{Process, Reaper};
-use crate::sys::{Seal, seal_on_exec};
+use crate::sys::{Launch, Seal, SealedCall};
 
 /// What a worker executes.
 #[derive(Debug)]
@@ -21,8 +22,8 @@ pub(crate) struct Program {
     /// The command and its arguments; the first may be empty, which fails when started.
     words: Vec<String>,
     /// The container's environment without our own variables.
-    environment: Vec<(OsString, OsString)>,
-    seal: Seal,
+    environment: Vec<Variable>,
+    seal: Arc<SealedCall>,
 }
 
 /// Why the command did not start.
@@ -41,12 +42,8 @@ pub(crate) enum ExecError {
 }
 
 impl Program {
-    pub(crate) const fn new(
-        words: Vec<String>,
-        environment: Vec<(OsString, OsString)>,
-        seal: Seal,
-    ) -> Self {
-        Self { words, environment, seal }
+    pub(crate) fn new(words: Vec<String>, environment: Vec<Variable>, seal: Seal) -> Self {
+        Self { words, environment, seal: Arc::new(seal.prepare()) }
     }
 
     /// The command and its arguments, for log lines.
@@ -54,24 +51,29 @@ impl Program {
         &self.words
     }
 
-    /// Starts the command with `variables` added to the environment, after `set_up` has attached its streams.
+    /// Starts the command with `variables` added to the environment and `streams` as stdin, stdout and stderr.
     ///
     /// # Errors
     /// [`ExecError`]; nothing runs then.
-    pub(crate) fn start(
+    pub(crate) async fn start(
         &self,
-        reaper: &Reaper,
-        variables: Vec<(OsString, OsString)>,
-        set_up: impl FnOnce(&mut Command),
+        reaper: &Arc<Reaper>,
+        variables: &[Variable],
+        streams: [OwnedFd; 3],
     ) -> Result<Process, ExecError> {
         let path = self.find()?;
-        let mut command = Command::new(&path);
-        command.arg0(&self.words[0]).args(&self.words[1..]).env_clear();
-        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        command.envs(variables);
-        seal_on_exec(&mut command, self.seal.clone());
-        set_up(&mut command);
-        reaper.spawn(&mut command).map_err(|error| describe(&path, &error))
+        let nul = |_| ExecError::Nul;
+        let c_path = CString::new(path.as_os_str().as_bytes()).map_err(nul)?;
+        let arguments = self.words.iter().map(|word| CString::new(word.as_bytes()).map_err(nul));
+        let arguments = arguments.collect::<Result<Vec<_>, _>>()?;
+        let is_added = |name: &OsStr| variables.iter().any(|(added, _)| added == name);
+        let kept = self.environment.iter().filter(|(name, _)| !is_added(name));
+        let environment = kept.chain(variables).map(assignment).collect::<Result<Vec<_>, _>>()?;
+        let launch = Launch { path: c_path, arguments, environment, streams };
+        reaper
+            .spawn(launch, &self.seal)
+            .await
+            .map_err(|error| ExecError::failed(&path.to_string_lossy(), &error))
     }
 
     fn find(&self) -> Result<PathBuf, ExecError> {
@@ -103,6 +105,15 @@ impl Program {
     }
 }
 
+/// `NAME=value` as the kernel takes it.
+fn assignment((name, value): &Variable) -> Result<CString, ExecError> {
+    let mut text = OsString::with_capacity(name.len() + value.len() + 2);
+    text.push(name);
+    text.push("=");
+    text.push(value);
+    CString::new(text.into_vec()).map_err(|_| ExecError::Nul)
+}
+
 fn is_executable(path: &Path) -> bool {
     path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
@@ -112,14 +123,6 @@ impl ExecError {
     pub(super) fn failed(path: &str, error: &io::Error) -> Self {
         Self::Failed { path: path.to_owned(), cause: go_cause(error) }
     }
-}
-
-/// Go's words for a failed start.
-fn describe(path: &Path, error: &io::Error) -> ExecError {
-    if error.kind() == io::ErrorKind::InvalidInput && error.raw_os_error().is_none() {
-        return ExecError::Nul;
-    }
-    ExecError::failed(&path.to_string_lossy(), error)
 }
 
 /// The system's own words, in lower case and without Rust's number behind them.
@@ -161,11 +164,12 @@ mod tests {
 
     #[test]
     fn failures_read_like_gos() {
-        let error = describe(Path::new("/x"), &io::Error::from_raw_os_error(2));
+        let failed = |number| ExecError::failed("/x", &io::Error::from_raw_os_error(number));
+        let error = failed(2);
         assert_eq!(error.to_string(), "fork/exec /x: no such file or directory");
-        let error = describe(Path::new("/x"), &io::Error::from_raw_os_error(7));
+        let error = failed(7);
         assert_eq!(error.to_string(), "fork/exec /x: argument list too long");
-        let error = describe(Path::new("/x"), &io::Error::from_raw_os_error(13));
+        let error = failed(13);
         assert_eq!(error.to_string(), "fork/exec /x: permission denied");
     }
 }

@@ -36,7 +36,7 @@ pub(super) async fn serve(
     let variables = cgi::variables(&parts, exact_length(&incoming), Dialect::OfWatchdog);
     let inbound = Inbound::new(incoming, forker.timeouts.read.positive());
     line!("Started logging: stderr from function.");
-    let mut run = match forker.start(variables, Stderr::Separate) {
+    let mut run = match forker.start(&variables, Stderr::Separate).await {
         Ok(run) => run,
         Err(error) => {
             line!("{error}");

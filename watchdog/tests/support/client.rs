@@ -71,11 +71,6 @@ impl Client {
         self.stream.write_all(bytes).unwrap();
     }
 
-    /// Like [`Client::raw`], for bytes the other side may refuse to take.
-    pub(crate) fn try_raw(&mut self, bytes: &[u8]) -> bool {
-        self.stream.write_all(bytes).is_ok()
-    }
-
     /// Says that nothing more will be sent.
     pub(crate) fn finish(&self) {
         self.stream.shutdown(Shutdown::Write).unwrap();

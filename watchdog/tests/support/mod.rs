@@ -9,7 +9,7 @@ mod upstream;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
@@ -55,7 +55,7 @@ impl Watchdog {
             let begin = now();
             while TcpStream::connect(("127.0.0.1", watchdog.port)).is_err() {
                 assert!(begin.elapsed() < PATIENCE, "never listened");
-                std::thread::yield_now();
+                std::thread::park_timeout(Duration::from_millis(1));
             }
         }
         watchdog
@@ -70,7 +70,10 @@ impl Watchdog {
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap())
             .env("TMPDIR", directory.path());
-        command.env("port", port.to_string()).env("HYPERFAAS_METRICS_PORT", "off");
+        command.env("port", port.to_string());
+        if is_ours() {
+            command.env("HYPERFAAS_METRICS_PORT", "off");
+        }
         command.envs(vars.iter().copied()).current_dir("/");
         let mut child = command
             .stdin(Stdio::null())
@@ -124,7 +127,7 @@ impl Watchdog {
                 return text;
             }
             assert!(begin.elapsed() < PATIENCE, "stdout is {text:?}");
-            std::thread::yield_now();
+            std::thread::park_timeout(Duration::from_millis(1));
         }
     }
 
@@ -166,10 +169,6 @@ impl Watchdog {
         self.directory.path().join(".lock")
     }
 
-    pub(crate) fn directory(&self) -> &Path {
-        self.directory.path()
-    }
-
     /// Sends a signal by name.
     pub(crate) fn signal(&self, name: &str) {
         let status =
@@ -185,7 +184,7 @@ impl Watchdog {
                 return status;
             }
             assert!(begin.elapsed() < PATIENCE, "still running");
-            std::thread::yield_now();
+            std::thread::park_timeout(Duration::from_millis(1));
         }
     }
 }
@@ -216,6 +215,11 @@ impl Script {
         self.directory.path().join("function")
     }
 
+    /// The file `$0.{end}` of the script.
+    pub(crate) fn beside(&self, end: &str) -> PathBuf {
+        self.directory.path().join(format!("function.{end}"))
+    }
+
     pub(crate) fn command(&self) -> String {
         self.path().display().to_string()
     }
@@ -226,15 +230,15 @@ pub(crate) fn eventually(what: &str, done: impl Fn() -> bool) {
     let begin = now();
     while !done() {
         assert!(begin.elapsed() < PATIENCE, "never: {what}");
-        std::thread::yield_now();
+        std::thread::park_timeout(Duration::from_millis(1));
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "tests measure real time")]
 pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
+/// A port that was free a moment ago; only for binaries that do not tell which one they picked.
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -73,13 +73,10 @@ async fn answer(
     let flame = Flame::default();
     let lit = flame.0.clone();
     let began = now(ClockId::Monotonic);
-    let burned = spawn_blocking(move || burn(Duration::from_millis(ms.into()), &lit)).await;
+    let burning = spawn_blocking(move || burn(Duration::from_millis(ms.into()), &lit)).await;
     let took = now(ClockId::Monotonic).saturating_sub(began);
-    match burned {
-        Ok(burned) => {
-            format!("burned {ms} ms of CPU in {} ms\n", took.as_millis())
-                .into_response()
-        }
+    match burning {
+        Ok(_) => format!("burned {ms} ms of CPU in {} ms\n", took.as_millis()).into_response(),
         Err(_) => {
             (StatusCode::INTERNAL_SERVER_ERROR, "the burning was cut short\n").into_response()
         }

@@ -64,7 +64,6 @@ impl Connection {
 
     /// Asks the engine for its versions and settles on the newest shared one.
     pub(super) async fn negotiate(&self) -> Result<SystemVersion, EngineError> {
-        self.minor.store(0, Ordering::Relaxed);
         let version = within(READ, self.docker()?.version()).await.map_err(classify)?;
         let minor =
             shared_minor(version.api_version.as_deref(), version.min_api_version.as_deref())?;
@@ -105,7 +104,10 @@ fn adapt(mut request: BollardRequest, minor: &AtomicU32) -> BollardRequest {
     if minor > 0 {
         let mut parts = request.uri().clone().into_parts();
         let path = parts.path_and_query.as_ref().map_or("/", |path| path.as_str());
-        parts.path_and_query = format!("/v1.{minor}{path}").parse().ok();
+        // The question for the versions must be understood by any engine, also by one that took another's place.
+        if path != "/version" {
+            parts.path_and_query = format!("/v1.{minor}{path}").parse().ok();
+        }
         if let Ok(uri) = parts.try_into() {
             *request.uri_mut() = uri;
         }

@@ -43,7 +43,8 @@ const ROOT_CAPABILITIES: [&str; 8] = [
 
 /// The volumes of one replica.
 pub(super) struct Volumes<'a> {
-    pub(super) watchdog: &'a str,
+    /// The watchdog's volume with its labels.
+    pub(super) watchdog: (&'a str, Labels),
     /// The secrets' volume with its labels, if the function has secrets.
     pub(super) secrets: Option<(&'a str, Labels)>,
 }
@@ -91,12 +92,8 @@ fn host_config(
     bounds: Clamped,
     volumes: Volumes<'_>,
 ) -> HostConfig {
-    let mut mounts = vec![volume::mount(
-        volumes.watchdog,
-        WATCHDOG_DIR,
-        labels::ours(labels::WATCHDOG, None),
-        true,
-    )];
+    let (watchdog, labels) = volumes.watchdog;
+    let mut mounts = vec![volume::mount(watchdog, WATCHDOG_DIR, labels, true)];
     mounts.extend(
         volumes.secrets.map(|(volume, labels)| volume::mount(volume, SECRETS_DIR, labels, true)),
     );
@@ -207,7 +204,13 @@ mod tests {
 
     fn body_of(order: &StartOrder) -> ContainerCreateBody {
         let config = DockerConfig::new("unix:///x", "net", "inst", "/w".into());
-        body(&config, order, Clamped::default(), Volumes { watchdog: "w", secrets: None }).unwrap()
+        body(
+            &config,
+            order,
+            Clamped::default(),
+            Volumes { watchdog: ("w", Labels::new()), secrets: None },
+        )
+        .unwrap()
     }
 
     #[test]

@@ -39,7 +39,10 @@ pub(super) fn stream(inner: Arc<Inner>) -> BoxStream<'static, EngineEvent> {
             phase = match phase {
                 Phase::New => match subscribe(&inner).await {
                     Ok(messages) => {
-                        return Some((EngineEvent::Connected, (inner, Phase::Subscribed(messages))));
+                        return Some((
+                            EngineEvent::Connected,
+                            (inner, Phase::Subscribed(messages)),
+                        ));
                     }
                     Err(error) => return Some((lost(error), (inner, Phase::Away(PAUSES.0)))),
                 },

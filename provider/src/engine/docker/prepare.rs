@@ -9,7 +9,7 @@ use bollard::Docker;
 use bollard::models::{NetworkCreateRequest, SystemInfo, SystemVersion};
 use bollard::query_parameters::{
     ListContainersOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptionsBuilder,
-    RemoveContainerOptionsBuilder, RemoveVolumeOptionsBuilder,
+    RemoveVolumeOptionsBuilder,
 };
 use bytes::Bytes;
 use hyperfaas_protocol::quantity::{Cpu, Memory};
@@ -20,11 +20,12 @@ use super::super::elf::static_program;
 use super::super::{EngineError, EngineFacts};
 use super::connection::{CHANGE, READ, classify, gone_is_fine, status, within};
 use super::create::WATCHDOG_FILE;
-use super::labels::{self, INSTALLATION, RUN};
+use super::labels::{self, INSTALLATION, Labels, RUN};
+use super::replica::remove;
 use super::volume::{self, Files};
 use super::{Inner, Ready};
 
-/// Every watchdog volume's name begins so; a part of its content's hash follows.
+/// Every watchdog volume's name begins so; parts of its content's and its installation's hashes follow.
 const VOLUME_PREFIX: &str = "hyperfaas-watchdog-";
 
 impl Inner {
@@ -40,6 +41,20 @@ impl Inner {
     /// Makes everything replicas need; callers at the same time wait for each other.
     pub(super) async fn prepare(&self) -> Result<Arc<Ready>, EngineError> {
         let _alone = self.preparing.lock().await;
+        self.prepare_alone().await
+    }
+
+    /// Prepares anew because what `found` told is no longer so; of many who notice, one does it.
+    pub(super) async fn repair(&self, found: &Arc<Ready>) -> Result<Arc<Ready>, EngineError> {
+        let _alone = self.preparing.lock().await;
+        let known = self.ready.lock().expect("no panic while held").clone();
+        match known {
+            Some(newer) if !Arc::ptr_eq(&newer, found) => Ok(newer),
+            _ => self.prepare_alone().await,
+        }
+    }
+
+    async fn prepare_alone(&self) -> Result<Arc<Ready>, EngineError> {
         let version = self.connection.negotiate().await?;
         let docker = self.connection.docker()?;
         let info = within(READ, docker.info()).await.map_err(classify)?;
@@ -47,7 +62,7 @@ impl Inner {
         self.remove_leftovers(&docker).await?;
         self.ensure_network(&docker).await?;
         let watchdog_volume = self.ensure_watchdog(&docker, info.architecture.as_deref()).await?;
-        remove_old_watchdogs(&docker, &watchdog_volume).await?;
+        self.remove_old_watchdogs(&docker, &watchdog_volume).await?;
         let ready = Arc::new(Ready { facts, watchdog_volume });
         *self.ready.lock().expect("no panic while held") = Some(Arc::clone(&ready));
         Ok(ready)
@@ -62,8 +77,7 @@ impl Inner {
                 helper.labels.as_ref().and_then(|labels| labels.get(RUN)) == Some(&self.run);
             if let Some(id) = helper.id.filter(|_| !is_at_work) {
                 debug!(container = id, "removing a helper left behind");
-                let options = RemoveContainerOptionsBuilder::default().force(true).build();
-                gone_is_fine(within(CHANGE, docker.remove_container(&id, Some(options))).await)?;
+                remove(docker, &id).await?;
             }
         }
         Ok(())
@@ -73,7 +87,9 @@ impl Inner {
     async fn ensure_network(&self, docker: &Docker) -> Result<(), EngineError> {
         let name = &self.config.network;
         match within(READ, docker.inspect_network(name, None)).await {
-            Ok(_) => return Ok(()),
+            // Engines also take the first digits of an id for a name.
+            Ok(network) if network.name.as_ref() == Some(name) => return Ok(()),
+            Ok(_) => {}
             Err(error) if status(&error) == Some(404) => {}
             Err(error) => return Err(classify(error)),
         }
@@ -129,13 +145,36 @@ impl Inner {
             return Err(EngineError::Refused(what));
         }
         let file = file.unwrap_or_default();
-        let name = format!("{VOLUME_PREFIX}{}", hex(&Sha256::digest(&file), 12));
+        let (content, installation) =
+            (Sha256::digest(&file), Sha256::digest(self.config.installation.as_bytes()));
+        let name = format!("{VOLUME_PREFIX}{}-{}", hex(&content, 12), hex(&installation, 8));
         let files = Files::from([(WATCHDOG_FILE.to_owned(), (0o555, Bytes::from(file)))]);
-        let labels = labels::ours(labels::WATCHDOG, None);
+        let labels = self.watchdog_labels();
         if volume::ensure(docker, &name, labels, self.helper_labels(), &files).await? {
             info!(volume = name, "watchdog put into its volume");
         }
         Ok(name)
+    }
+
+    pub(super) fn watchdog_labels(&self) -> Labels {
+        labels::ours(labels::WATCHDOG, Some(&self.config.installation))
+    }
+
+    /// Removes this installation's watchdogs of other versions that no container has mounted.
+    async fn remove_old_watchdogs(
+        &self,
+        docker: &Docker,
+        current: &str,
+    ) -> Result<(), EngineError> {
+        let filters = labels::filter(labels::WATCHDOG, Some(&self.config.installation));
+        let options = ListVolumesOptionsBuilder::default().filters(&filters).build();
+        let listed = within(READ, docker.list_volumes(Some(options))).await.map_err(classify)?;
+        for volume in listed.volumes.unwrap_or_default() {
+            if volume.name != current && volume.name.starts_with(VOLUME_PREFIX) {
+                remove_unused(docker, &volume.name).await?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -149,19 +188,6 @@ pub(super) fn check_watchdog(
     };
     let file = file.as_ref().map_err(|error| refuse(error))?;
     static_program(file).map_err(|error| refuse(&error))
-}
-
-/// Removes watchdogs of other versions that no container has mounted.
-async fn remove_old_watchdogs(docker: &Docker, current: &str) -> Result<(), EngineError> {
-    let filters = labels::filter(labels::WATCHDOG, None);
-    let options = ListVolumesOptionsBuilder::default().filters(&filters).build();
-    let listed = within(READ, docker.list_volumes(Some(options))).await.map_err(classify)?;
-    for volume in listed.volumes.unwrap_or_default() {
-        if volume.name != current && volume.name.starts_with(VOLUME_PREFIX) {
-            remove_unused(docker, &volume.name).await?;
-        }
-    }
-    Ok(())
 }
 
 /// Removes `volume` unless a container has it mounted; whether it is gone.

@@ -22,6 +22,9 @@ use super::{Inner, labels};
 
 /// What the engine may take beyond the grace period before a stop counts as failed.
 const STOP_SLACK: Duration = Duration::from_secs(60);
+/// Before each further attempt at a removal that the engine failed at.
+const REMOVE_PAUSES: [Duration; 3] =
+    [Duration::from_millis(50), Duration::from_millis(200), Duration::from_secs(1)];
 
 impl Inner {
     /// Creates and starts one replica.
@@ -30,7 +33,7 @@ impl Inner {
         let ready = self.ready().await?;
         let secrets = self.secrets.provide(self, &docker, &order).await?;
         let volumes = Volumes {
-            watchdog: &ready.watchdog_volume,
+            watchdog: (&ready.watchdog_volume, self.watchdog_labels()),
             secrets: secrets
                 .as_ref()
                 .map(|pin| (pin.volume(), self.secret_labels(&order.function, order.revision))),
@@ -44,7 +47,7 @@ impl Inner {
                     reason = error.to_string(),
                     "network or watchdog volume is gone, making it anew"
                 );
-                self.prepare().await?;
+                self.repair(&ready).await?;
                 self.launch(&docker, &order, body).await
             }
             other => other,
@@ -151,12 +154,21 @@ impl Inner {
 }
 
 /// Removes a container, running or not, with its anonymous volumes.
-async fn remove(docker: &Docker, container: &str) -> Result<(), EngineError> {
-    let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
-    match within(CHANGE, docker.remove_container(container, Some(options))).await {
-        // Somebody else is removing it at this moment.
-        Err(error) if status(&error) == Some(409) => Ok(()),
-        other => gone_is_fine(other),
+///
+/// Storage drivers fail now and then when a container ends as it starts ("directory not empty") and succeed when asked again.
+pub(super) async fn remove(docker: &Docker, container: &str) -> Result<(), EngineError> {
+    let mut pauses = REMOVE_PAUSES.into_iter();
+    loop {
+        let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
+        match within(CHANGE, docker.remove_container(container, Some(options))).await {
+            // Somebody else is removing it at this moment.
+            Err(error) if status(&error) == Some(409) => return Ok(()),
+            Err(error) if status(&error) == Some(500) => match pauses.next() {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => return Err(classify(error)),
+            },
+            other => return gone_is_fine(other),
+        }
     }
 }
 

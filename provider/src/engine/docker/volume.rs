@@ -5,15 +5,14 @@
 //! Always: a volume counts as filled only after what is in it was read back and compared; a crash in between leaves at
 //! most a half-filled volume and a helper, both found at the next start.
 
-use std::collections::BTreeMap;
-use std::io::Read;
+use std::collections::{BTreeMap, HashMap};
 
 use bollard::models::{
     ContainerCreateBody, HostConfig, Mount, MountType, MountVolumeOptions, VolumeCreateRequest,
 };
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, CreateImageOptionsBuilder, DownloadFromContainerOptionsBuilder,
-    RemoveContainerOptionsBuilder, UploadToContainerOptionsBuilder,
+    ListContainersOptionsBuilder, UploadToContainerOptionsBuilder,
 };
 use bollard::{Docker, body_full};
 use bytes::Bytes;
@@ -21,8 +20,9 @@ use futures_util::StreamExt;
 use uuid::Uuid;
 
 use super::super::EngineError;
-use super::connection::{CHANGE, READ, classify, gone_is_fine, status, within};
+use super::connection::{CHANGE, READ, classify, status, within};
 use super::labels::{self, Labels};
+use super::replica::remove;
 
 /// The blank image and its version; a new content gets a new number.
 const BLANK: (&str, &str) = ("hyperfaas-blank", "1");
@@ -56,6 +56,9 @@ pub(super) async fn ensure(
     helper: Labels,
     files: &Files,
 ) -> Result<bool, EngineError> {
+    if seen_by_users(docker, volume, files).await? {
+        return Ok(false);
+    }
     let request = VolumeCreateRequest {
         name: Some(volume.to_owned()),
         labels: Some(labels.clone()),
@@ -63,16 +66,14 @@ pub(super) async fn ensure(
     };
     within(CHANGE, docker.create_volume(request)).await.map_err(classify)?;
     with_helper(docker, volume, labels, helper, async |container| {
-        if read(docker, container, size(files)).await?.as_ref() == Some(files) {
+        if read(docker, container, AT, files).await? {
             return Ok(false);
         }
         write(docker, container, files).await?;
-        match read(docker, container, size(files)).await? {
-            Some(found) if found == *files => Ok(true),
-            _ => Err(EngineError::Refused(format!(
-                "volume {volume} does not keep what is put into it"
-            ))),
+        if read(docker, container, AT, files).await? {
+            return Ok(true);
         }
+        Err(EngineError::Refused(format!("volume {volume} does not keep what is put into it")))
     })
     .await
 }
@@ -85,10 +86,32 @@ pub(super) async fn holds(
     helper: Labels,
     files: &Files,
 ) -> Result<bool, EngineError> {
+    if seen_by_users(docker, volume, files).await? {
+        return Ok(true);
+    }
     with_helper(docker, volume, labels, helper, async |container| {
-        Ok(read(docker, container, size(files)).await?.as_ref() == Some(files))
+        read(docker, container, AT, files).await
     })
     .await
+}
+
+/// Whether a container that has `volume` mounted already sees exactly `files` there: a restart next to running containers
+/// then costs no helper, which takes as long as a start.
+async fn seen_by_users(docker: &Docker, volume: &str, files: &Files) -> Result<bool, EngineError> {
+    let filters = HashMap::from([("volume".to_owned(), vec![volume.to_owned()])]);
+    let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
+    let users = within(READ, docker.list_containers(Some(options))).await.map_err(classify)?;
+    for user in users.into_iter().take(3) {
+        let mounts = user.mounts.unwrap_or_default();
+        let place = mounts.into_iter().find(|mount| mount.name.as_deref() == Some(volume));
+        let place = place.and_then(|mount| mount.destination);
+        if let (Some(id), Some(place)) = (user.id, place)
+            && read(docker, &id, &place, files).await.unwrap_or(false)
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Runs `work` with a container that has `volume` mounted, and removes the container afterwards.
@@ -126,8 +149,7 @@ async fn with_helper<T>(
         Ok(_) => work(&name).await,
         Err(error) => Err(classify(error)),
     };
-    let options = RemoveContainerOptionsBuilder::default().force(true).build();
-    let removed = gone_is_fine(within(CHANGE, docker.remove_container(&name, Some(options))).await);
+    let removed = remove(docker, &name).await;
     result.and_then(|value| removed.map(|()| value))
 }
 
@@ -152,24 +174,25 @@ async fn import_blank(docker: &Docker) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// The files the helper sees; `None` when they are not what we would have put there, such as too large.
+/// Whether `container` sees exactly `files` in the directory `place`.
 async fn read(
     docker: &Docker,
     container: &str,
-    expected: usize,
-) -> Result<Option<Files>, EngineError> {
-    let options = DownloadFromContainerOptionsBuilder::default().path(AT).build();
+    place: &str,
+    files: &Files,
+) -> Result<bool, EngineError> {
+    let options = DownloadFromContainerOptionsBuilder::default().path(place).build();
     let mut chunks = Box::pin(docker.download_from_container(container, Some(options)));
     let mut archive = Vec::new();
     while let Some(chunk) =
         within(READ, async { Ok(chunks.next().await) }).await.map_err(classify)?
     {
         archive.extend_from_slice(&chunk.map_err(classify)?);
-        if archive.len() > expected {
-            return Ok(None);
+        if archive.len() > size(files) {
+            return Ok(false);
         }
     }
-    Ok(unpack(&archive))
+    Ok(is_archive_of(&archive, files).unwrap_or(false))
 }
 
 async fn write(docker: &Docker, container: &str, files: &Files) -> Result<(), EngineError> {
@@ -215,26 +238,29 @@ fn unpackable(error: std::io::Error) -> EngineError {
     EngineError::Refused(format!("archive: {error}"))
 }
 
-/// The regular files of an archive whose names begin with one directory; `None` when it holds anything else.
-fn unpack(archive: &[u8]) -> Option<Files> {
-    let mut files = Files::new();
+/// Whether the regular files in an archive of one directory are exactly `files`; `None` when it cannot be read.
+fn is_archive_of(archive: &[u8], files: &Files) -> Option<bool> {
+    let mut same = 0;
     for entry in tar::Archive::new(archive).entries().ok()? {
-        let mut entry = entry.ok()?;
+        let entry = entry.ok()?;
         let path = entry.path().ok()?.to_str()?.to_owned();
-        let name =
-            path.split_once('/').map_or("", |(_, name)| name).trim_end_matches('/').to_owned();
+        let name = path.split_once('/').map_or("", |(_, name)| name).trim_end_matches('/');
         match entry.header().entry_type() {
             tar::EntryType::Directory if name.is_empty() => {}
             tar::EntryType::Regular => {
                 let mode = entry.header().mode().ok()? & 0o7777;
-                let mut bytes = Vec::new();
-                entry.read_to_end(&mut bytes).ok()?;
-                files.insert(name, (mode, bytes.into()));
+                let start = usize::try_from(entry.raw_file_position()).ok()?;
+                let end = start.checked_add(usize::try_from(entry.size()).ok()?)?;
+                let found = archive.get(start..end)?;
+                if files.get(name).is_none_or(|(wanted, bytes)| *wanted != mode || bytes != found) {
+                    return Some(false);
+                }
+                same += 1;
             }
-            _ => return None,
+            _ => return Some(false),
         }
     }
-    Some(files)
+    Some(same == files.len())
 }
 
 #[cfg(test)]
@@ -242,17 +268,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_packed_is_unpacked_with_long_names_and_no_bytes() {
+    fn an_archive_is_told_from_every_other() {
         let long = "a.".repeat(126) + "z";
         let files = Files::from([
-            ("volume/x".to_owned(), (0o444, Bytes::from_static(b"one\0two"))),
-            (format!("volume/{long}"), (0o755, Bytes::new())),
+            ("x".to_owned(), (0o444, Bytes::from_static(b"one\0two"))),
+            (long, (0o755, Bytes::new())),
         ]);
-        let archive = pack(&files).unwrap();
+        let in_directory = |files: &Files| {
+            let files = files.iter().map(|(name, file)| (format!("volume/{name}"), file.clone()));
+            pack(&files.collect()).unwrap()
+        };
+        let archive = in_directory(&files);
         assert!(archive.len() <= size(&files));
-        let expected: Files =
-            files.into_iter().map(|(name, file)| (name.replace("volume/", ""), file)).collect();
-        assert_eq!(unpack(&archive), Some(expected));
-        assert_eq!(unpack(&archive[..700]), None);
+        assert_eq!(is_archive_of(&archive, &files), Some(true));
+        assert_ne!(is_archive_of(&archive[..700], &files), Some(true));
+        assert_ne!(is_archive_of(&[], &files), Some(true));
+        let changed = |change: &dyn Fn(&mut Files)| {
+            let mut other = files.clone();
+            change(&mut other);
+            is_archive_of(&in_directory(&other), &files)
+        };
+        assert_eq!(changed(&|_| {}), Some(true));
+        assert_eq!(changed(&|files| drop(files.remove("x"))), Some(false));
+        assert_eq!(
+            changed(&|files| drop(files.insert("y".into(), (0o444, Bytes::new())))),
+            Some(false)
+        );
+        assert_eq!(changed(&|files| files.get_mut("x").unwrap().0 = 0o644), Some(false));
+        assert_eq!(
+            changed(&|files| files.get_mut("x").unwrap().1 = Bytes::from_static(b"one\0twx")),
+            Some(false)
+        );
     }
 }

@@ -1,19 +1,14 @@
-//! What a worker's process does to itself between fork and exec, and the few calls no safe wrapper exists for.
+//! What a worker's process gives up between fork and exec.
 //!
-//! In: a [`Seal`], complete before the fork. Out: a child that runs as its user and holds nothing of the watchdog's.
-//! Always: code in [`Seal::apply`] only makes system calls: no allocation, no lock, since it runs after a fork.
-//! Touches: the calling process. The one module of the crate with unsafe code.
+//! In: a [`Seal`], complete before the fork. Out: a process that runs as its user and holds nothing of the watchdog's.
+//! Always: [`SealedCall::apply`] only makes system calls: no allocation, no lock, since it runs after a fork.
+//! Touches: the calling process.
 
 use std::io;
-use std::os::fd::BorrowedFd;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
 
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{DumpableBehavior, Pid, Signal};
+use rustix::process::{Pid, Signal};
 use rustix::thread::{CapabilitySet, CapabilitySets};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use crate::user::User;
 
@@ -28,48 +23,27 @@ pub(crate) struct Seal {
     pub(crate) oom_score: Option<i32>,
 }
 
-/// Makes `command` apply `seal` in the child before it executes.
-#[expect(unsafe_code, reason = "pre_exec is the only way to run code between fork and exec")]
-pub(crate) fn seal_on_exec(command: &mut Command, seal: Seal) {
-    let parent = rustix::process::getpid();
-    let seal = SealedCall { oom: seal.oom_score.map(Digits::of), seal, parent };
-    // SAFETY: the closure runs in the forked child and makes system calls only (see `SealedCall::apply`): everything it
-    // needs was allocated before the fork, it takes no lock and drops nothing.
-    unsafe { command.pre_exec(move || seal.apply()) };
-}
-
-/// Marks every descriptor from 3 on as close-on-exec, so that nothing inherited from our parent reaches a worker.
-#[expect(unsafe_code, reason = "close_range has no safe wrapper in rustix")]
-pub(crate) fn close_inherited_on_exec() {
-    // SAFETY: the call takes three integers and changes only the close-on-exec flag of open descriptors.
-    // It fails on kernels before 5.11, which leaves them as they were: nothing depends on its result.
-    let _ =
-        unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-}
-
-/// Lets a stream that lives as long as the program be awaited for room; `None` for what cannot be polled, such as files.
-#[expect(unsafe_code, reason = "tokio cannot see that a descriptor stays open")]
-pub(crate) fn watch_writable(fd: BorrowedFd<'static>) -> Option<AsyncFd<BorrowedFd<'static>>> {
-    // SAFETY: the descriptor is borrowed for the life of the program, so it is never closed while it is registered.
-    unsafe { AsyncFd::register_with_interest(fd, Interest::WRITABLE) }.ok()
-}
-
-/// Makes this process's memory, environment and descriptors unreadable for workers, even for one of the same user.
-pub(crate) fn hide_from_workers() {
-    if let Err(error) = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable) {
-        crate::log::line!("Warning: cannot hide this process from workers: {error}");
+impl Seal {
+    /// Prepares the seal for use after forks of this process.
+    pub(crate) fn prepare(self) -> SealedCall {
+        SealedCall {
+            oom: self.oom_score.map(Digits::of),
+            seal: self,
+            parent: rustix::process::getpid(),
+        }
     }
 }
 
 /// A [`Seal`] with everything prepared that would need memory after the fork.
-struct SealedCall {
+#[derive(Debug)]
+pub(crate) struct SealedCall {
     seal: Seal,
     oom: Option<Digits>,
     parent: Pid,
 }
 
 impl SealedCall {
-    fn apply(&self) -> io::Result<()> {
+    pub(super) fn apply(&self) -> io::Result<()> {
         if let Some(digits) = &self.oom {
             raise_oom_score(digits);
         }
@@ -127,6 +101,7 @@ fn raise_oom_score(digits: &Digits) {
 }
 
 /// A number as text without memory of its own.
+#[derive(Debug)]
 struct Digits {
     text: [u8; 12],
     length: usize,

@@ -1,0 +1,291 @@
+//! What the gateway counts: calls by function and status, their time, and the functions' desired replicas.
+//!
+//! In: one [`Invocation`] a call. Out: Prometheus text, and totals for the list of functions.
+//! Source: names, labels and types of the OpenFaaS gateway (docs/compat.md); 499 stands for a caller that left.
+//! Always: at most [`FUNCTIONS_MAX`] functions are told apart, and calls to names that are no function (404) make no
+//! series, so callers cannot fill the memory with made-up names.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::header::CONTENT_TYPE;
+use http::{StatusCode, Uri};
+use prometheus::core::Collector;
+use prometheus::{
+    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+use serde::Deserialize;
+use tokio::time::{Instant, timeout};
+use tracing::warn;
+
+use crate::routes::Gateway;
+use crate::system;
+
+/// Functions with series of their own.
+const FUNCTIONS_MAX: usize = 10_000;
+/// Longest `name.namespace`: two DNS labels and a dot.
+const NAME_MAX: usize = 127;
+/// Longest wait for the provider's lists at a scrape; scrapes mostly have 10 s.
+const SCRAPE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Status of calls whose caller left before the answer; nginx's number.
+const CALLER_LEFT: &str = "499";
+
+/// The gateway's counters.
+pub(crate) struct Metrics {
+    /// Namespace of functions that are called without one.
+    namespace: String,
+    registry: Registry,
+    started: IntCounterVec,
+    finished: IntCounterVec,
+    seconds: HistogramVec,
+    functions: RwLock<HashMap<String, Arc<Counted>>>,
+    is_full: AtomicBool,
+}
+
+/// One function's counts.
+struct Counted {
+    name: String,
+    started: IntCounter,
+    /// Finished calls, whatever their status.
+    total: AtomicU64,
+}
+
+impl Metrics {
+    /// Counters at zero.
+    pub(crate) fn new(namespace: &str) -> Self {
+        let by_code = &["function_name", "code"];
+        let started = counter(
+            "gateway_function_invocation_started",
+            "Function calls begun",
+            &["function_name"],
+        );
+        let finished = counter(
+            "gateway_function_invocation_total",
+            "Function calls finished, by status",
+            by_code,
+        );
+        let options = HistogramOpts::new("gateway_functions_seconds", "Time of function calls");
+        let seconds = HistogramVec::new(options, by_code).expect("names and labels are valid");
+        let registry = Registry::new();
+        for collector in [
+            Box::new(started.clone()) as Box<dyn Collector>,
+            Box::new(finished.clone()),
+            Box::new(seconds.clone()),
+        ] {
+            registry.register(collector).expect("names are unique");
+        }
+        let (functions, is_full) = (RwLock::default(), AtomicBool::new(false));
+        Self {
+            namespace: namespace.to_owned(),
+            registry,
+            started,
+            finished,
+            seconds,
+            functions,
+            is_full,
+        }
+    }
+
+    /// Begins counting a call to `reference` (`name` or `name.namespace`).
+    pub(crate) fn begin(self: &Arc<Self>, reference: &str) -> Invocation {
+        let name = if reference.contains('.') || self.namespace.is_empty() {
+            reference.to_owned()
+        } else {
+            format!("{reference}.{}", self.namespace)
+        };
+        let known =
+            self.functions.read().unwrap_or_else(PoisonError::into_inner).get(&name).cloned();
+        if let Some(function) = &known {
+            function.started.inc();
+        }
+        Invocation { metrics: Arc::clone(self), name, known, status: None, start: Instant::now() }
+    }
+
+    /// Finished calls of every function called so far, by `name.namespace`.
+    pub(crate) fn counts(&self) -> HashMap<String, u64> {
+        let functions = self.functions.read().unwrap_or_else(PoisonError::into_inner);
+        functions
+            .iter()
+            .map(|(name, function)| (name.clone(), function.total.load(Ordering::Relaxed)))
+            .collect()
+    }
+
+    /// The counts of `name`, made if there is room; a function met for the first time has begun its first call.
+    fn learn(&self, name: &str) -> Option<Arc<Counted>> {
+        if name.len() > NAME_MAX {
+            return None;
+        }
+        let mut functions = self.functions.write().unwrap_or_else(PoisonError::into_inner);
+        let function = match functions.get(name) {
+            Some(function) => Arc::clone(function),
+            None if functions.len() >= FUNCTIONS_MAX => {
+                if !self.is_full.swap(true, Ordering::Relaxed) {
+                    warn!(limit = FUNCTIONS_MAX, "calls to further functions are not counted");
+                }
+                return None;
+            }
+            None => {
+                let started = self.started.with_label_values(&[name]);
+                let function =
+                    Arc::new(Counted { name: name.to_owned(), started, total: AtomicU64::new(0) });
+                functions.insert(name.to_owned(), Arc::clone(&function));
+                function
+            }
+        };
+        function.started.inc();
+        Some(function)
+    }
+
+    fn finish(&self, function: &Counted, code: &str, took: Duration) {
+        function.total.fetch_add(1, Ordering::Relaxed);
+        self.finished.with_label_values(&[&function.name, code]).inc();
+        self.seconds.with_label_values(&[&function.name, code]).observe(took.as_secs_f64());
+    }
+
+    /// All series as Prometheus text; `replicas` are the functions' desired ones.
+    fn text(&self, replicas: &[FunctionReplicas]) -> Result<Vec<u8>, prometheus::Error> {
+        let options = Opts::new("gateway_service_count", "Desired replicas of functions");
+        let gauge = IntGaugeVec::new(options, &["function_name"])?;
+        for function in replicas {
+            let name = format!("{}.{}", function.name, function.namespace);
+            gauge
+                .with_label_values(&[&name])
+                .set(i64::try_from(function.replicas).unwrap_or(i64::MAX));
+        }
+        let mut families = self.registry.gather();
+        families
+            .extend(gauge.collect().into_iter().filter(|family| !family.get_metric().is_empty()));
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&families, &mut text)?;
+        Ok(text)
+    }
+}
+
+fn counter(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    IntCounterVec::new(Opts::new(name, help), labels).expect("names and labels are valid")
+}
+
+/// One call, from its arrival until its answer was sent; dropping it counts it.
+pub(crate) struct Invocation {
+    metrics: Arc<Metrics>,
+    name: String,
+    known: Option<Arc<Counted>>,
+    status: Option<StatusCode>,
+    start: Instant,
+}
+
+impl Invocation {
+    /// Notes the status that the caller gets; without one the caller has left.
+    pub(crate) fn answered(&mut self, status: StatusCode) {
+        self.status = Some(status);
+    }
+}
+
+impl Drop for Invocation {
+    fn drop(&mut self) {
+        let is_function = self.status.is_some_and(|status| status != StatusCode::NOT_FOUND);
+        let function =
+            self.known.take().or_else(|| is_function.then(|| self.metrics.learn(&self.name))?);
+        if let Some(function) = function {
+            let code = self.status.as_ref().map_or(CALLER_LEFT, StatusCode::as_str);
+            self.metrics.finish(&function, code, self.start.elapsed());
+        }
+    }
+}
+
+/// The part of a function's status that is measured.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct FunctionReplicas {
+    name: String,
+    namespace: String,
+    replicas: u64,
+}
+
+/// `/metrics`: the counters, and the replicas as the provider tells them now.
+pub(crate) async fn scrape(State(gateway): State<Arc<Gateway>>) -> Response {
+    let replicas = timeout(SCRAPE_TIMEOUT, replicas(&gateway)).await.unwrap_or_default();
+    match gateway.metrics.text(&replicas) {
+        Ok(text) => ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
+        Err(error) => {
+            hyperfaas_http::error::plain(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+        }
+    }
+}
+
+/// All functions of all namespaces; those that the provider does not tell are left out.
+async fn replicas(gateway: &Gateway) -> Vec<FunctionReplicas> {
+    let namespaces = match system::ask(gateway, Uri::from_static("/system/namespaces")).await {
+        Some(body) => serde_json::from_slice::<Vec<String>>(&body).unwrap_or_default(),
+        None => Vec::new(),
+    };
+    let mut all = Vec::new();
+    for namespace in namespaces {
+        let Ok(target) = Uri::try_from(format!("/system/functions?namespace={namespace}")) else {
+            continue;
+        };
+        if let Some(body) = system::ask(gateway, target).await {
+            all.extend(serde_json::from_slice::<Vec<FunctionReplicas>>(&body).unwrap_or_default());
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(metrics: &Arc<Metrics>, reference: &str, status: Option<u16>) {
+        let mut invocation = metrics.begin(reference);
+        if let Some(status) = status {
+            invocation.answered(StatusCode::from_u16(status).unwrap());
+        }
+    }
+
+    #[test]
+    fn calls_are_counted_by_function_and_status() {
+        let metrics = Arc::new(Metrics::new("openfaas-fn"));
+        for status in [Some(200), Some(200), Some(502), Some(404), None] {
+            call(&metrics, "f", status);
+        }
+        call(&metrics, "f.dev", Some(200));
+        let replicas =
+            [FunctionReplicas { name: "f".into(), namespace: "dev".into(), replicas: 3 }];
+        let text = String::from_utf8(metrics.text(&replicas).unwrap()).unwrap();
+        for line in [
+            r#"gateway_function_invocation_total{code="200",function_name="f.openfaas-fn"} 2"#,
+            r#"gateway_function_invocation_total{code="502",function_name="f.openfaas-fn"} 1"#,
+            r#"gateway_function_invocation_total{code="404",function_name="f.openfaas-fn"} 1"#,
+            r#"gateway_function_invocation_total{code="499",function_name="f.openfaas-fn"} 1"#,
+            r#"gateway_function_invocation_started{function_name="f.openfaas-fn"} 5"#,
+            r#"gateway_functions_seconds_count{code="200",function_name="f.dev"} 1"#,
+            r#"gateway_functions_seconds_bucket{code="200",function_name="f.dev",le="0.005"} 1"#,
+            r#"gateway_service_count{function_name="f.dev"} 3"#,
+            "# TYPE gateway_functions_seconds histogram",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+        }
+        assert_eq!(
+            metrics.counts(),
+            HashMap::from([("f.openfaas-fn".into(), 5), ("f.dev".into(), 1)])
+        );
+    }
+
+    #[test]
+    fn made_up_names_leave_no_trace() {
+        let metrics = Arc::new(Metrics::new("openfaas-fn"));
+        call(&metrics, "nothing", Some(404));
+        call(&metrics, "left", None);
+        call(&metrics, &"x".repeat(200), Some(200));
+        assert!(metrics.counts().is_empty() && metrics.text(&[]).unwrap().is_empty());
+        for number in 0..FUNCTIONS_MAX + 5 {
+            call(&metrics, &format!("f{number}"), Some(503));
+        }
+        assert_eq!(metrics.counts().len(), FUNCTIONS_MAX);
+    }
+}
