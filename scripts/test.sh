@@ -28,5 +28,5 @@ if [[ $total == 0\ passed* ]]; then
     status=1
 fi
 say "tests done"
-echo "$total"
+tee "$BUILD/test.total" <<<"$total"
 exit "$status"

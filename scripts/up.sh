@@ -14,12 +14,9 @@ port_is_taken() { (exec 3<>"/dev/tcp/$CALL/$PORT") 2>/dev/null; }
 gateway_is_ours() { [[ -n $(docker ps -q --filter "label=com.docker.compose.project=$PROJECT" --filter "publish=$PORT") ]]; }
 
 start_services() {
-    if port_is_taken && ! gateway_is_ours; then
-        die "$CALL:$PORT is in use by another program: make up HYPERFAAS_PORT=<another>"
-    fi
     say "starting the services"
     export HYPERFAAS_PORT=$PORT HYPERFAAS_ADDRESS=$ADDRESS
-    compose up -d --remove-orphans || die "the services do not start (see above)"
+    compose up -d --remove-orphans "$@" || die "the services do not start (see above)"
 }
 
 # Through the gateway as the admin, so 200 says that the provider behind it answers too.
@@ -58,11 +55,19 @@ invoke_all() {
     return "$failed"
 }
 
+"$ROOT/scripts/ensure.sh"
+# Before the minutes of building, not after.
+if port_is_taken && ! gateway_is_ours; then
+    die "$CALL:$PORT is in use by another program: make up HYPERFAAS_PORT=<another>"
+fi
 "$ROOT/scripts/images.sh" service sample
 BIN=$(bin_dir release)
+# Services that run already have read an older password.
+renew=()
+[[ -s $SECRETS/basic-auth-password ]] || renew=(--force-recreate)
 "$ROOT/scripts/secrets.sh"
 make_network
-start_services
+start_services "${renew[@]}"
 await_services
 deploy
 answered=0

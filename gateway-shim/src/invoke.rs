@@ -4,25 +4,20 @@
 //! Always: every answer under `/function/` carries `X-Call-Id`, `X-Start-Time` and `X-Served-By`, refusals included;
 //! `Authorization` belongs to the function and passes untouched.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use bytes::Bytes;
 use http::header::Entry;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyperfaas_http::ForwardError;
 use hyperfaas_http::target::function_path;
+use hyperfaas_http::{ForwardError, hold};
 use jiff::Timestamp;
 use tracing::warn;
 use uuid::Uuid;
 
 use crate::error::{chain, not_found, refusal};
-use crate::metrics::Invocation;
 use crate::routes::Gateway;
 
 /// Path prefix of invocations.
@@ -53,35 +48,7 @@ pub(crate) async fn invoke(State(gateway): State<Arc<Gateway>>, mut request: Req
         Err(error) => refuse(&error, &function, &call),
     };
     invocation.answered(response.status());
-    call.mark_response(
-        response.map(|body| Body::new(CountedBody { body, _invocation: invocation })),
-    )
-}
-
-/// A response body that keeps its invocation open until it was sent, broke off, or nobody wants it any more.
-struct CountedBody {
-    body: Body,
-    _invocation: Invocation,
-}
-
-impl HttpBody for CountedBody {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
+    call.mark_response(response.map(|body| hold(body, invocation)))
 }
 
 fn refuse(error: &ForwardError, function: &str, call: &Call) -> Response {

@@ -10,6 +10,7 @@ pub mod config;
 pub mod error;
 pub mod forward;
 pub mod headers;
+pub mod hold;
 pub mod serve;
 mod socket;
 pub mod target;
@@ -18,4 +19,5 @@ mod tunnel;
 
 pub use client::{Address, Pool, PoolSettings, SendError};
 pub use forward::{ForwardError, ForwardOptions, HostPolicy, forward};
+pub use hold::hold;
 pub use serve::{ServeLimits, listen, serve};

@@ -4,17 +4,15 @@
 //! Always: a request is counted on its replica before its first byte leaves and until its answer's last; it is sent again only
 //! while no byte of it has left; every wait has a deadline and every queue a bound.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::{Body, Bytes, HttpBody};
+use axum::body::Body;
 use axum::http::uri::PathAndQuery;
 use axum::http::{Request, Response, Uri};
-use http_body::{Frame, SizeHint};
 use hyperfaas_http::forward::{ForwardError, ForwardOptions, HostPolicy, forward};
 use hyperfaas_http::headers::{accepts_stream, requested_upgrade};
+use hyperfaas_http::hold;
 use hyperfaas_protocol::FunctionKey;
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
@@ -216,35 +214,5 @@ impl Wait {
 
     fn since_start(&self) -> Duration {
         self.start.elapsed()
-    }
-}
-
-/// `body`, keeping `ticket` until it has ended or is dropped.
-fn hold(body: Body, ticket: Ticket) -> Body {
-    Body::new(HeldBody { body, _ticket: ticket })
-}
-
-struct HeldBody {
-    body: Body,
-    _ticket: Ticket,
-}
-
-impl HttpBody for HeldBody {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

@@ -54,7 +54,7 @@ pub async fn follow(
         let mut wait = REDIAL_FIRST;
         let mut quick = QUICK_DIALS;
         loop {
-            match session(&cluster, clock.as_ref(), &function, &route, &key).await {
+            match connection(&cluster, clock.as_ref(), &function, &route, &key).await {
                 Ok(()) => (wait, quick) = (REDIAL_FIRST, 0),
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                     warn!(%function, replica = %route.replica.0, %error, "control link not understood");
@@ -73,7 +73,7 @@ pub async fn follow(
 }
 
 /// One connection: greet, then take reports until it ends.
-async fn session(
+async fn connection(
     cluster: &Cluster,
     clock: &dyn Clock,
     function: &FunctionKey,

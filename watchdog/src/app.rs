@@ -17,6 +17,7 @@ use crate::config::{Config, Mode};
 use crate::exchange::Books;
 use crate::health::LockFile;
 use crate::http::{self, Doors, Server};
+use crate::jwt::Guard;
 use crate::log::{self, Stream, line};
 use crate::pid1::{Reaper, StopSignals};
 use crate::state::State;
@@ -52,7 +53,16 @@ pub(crate) async fn run(config: Config, place: Place, lock: LockFile) -> u8 {
             return fail(FAILED, format_args!("Error installing signal handlers: {error}"));
         }
     };
-    match App::start(config, place, lock) {
+    let guard = match &config.jwt {
+        Some(settings) => match Guard::discover(settings).await {
+            Ok(guard) => Some(guard),
+            Err(error) => {
+                return fail(FAILED, format_args!("error creating JWTAuthMiddleware: {error}"));
+            }
+        },
+        None => None,
+    };
+    match App::start(config, place, lock, guard) {
         Ok(app) => app.live(&mut signals).await,
         Err(code) => code,
     }
@@ -64,7 +74,12 @@ fn fail(code: u8, text: std::fmt::Arguments<'_>) -> u8 {
 }
 
 impl App {
-    fn start(config: Config, place: Place, lock: LockFile) -> Result<Self, u8> {
+    fn start(
+        config: Config,
+        place: Place,
+        lock: LockFile,
+        guard: Option<Guard>,
+    ) -> Result<Self, u8> {
         let Place { boot, environment, seal } = place;
         let is_managed = boot.is_some();
         let clock = SystemClock::start();
@@ -94,11 +109,11 @@ impl App {
             is_managed,
         };
         app.write_lock()?;
-        app.serve(listener);
+        app.serve(listener, guard);
         Ok(app)
     }
 
-    fn serve(&self, listener: TcpListener) {
+    fn serve(&self, listener: TcpListener, guard: Option<Guard>) {
         let server = Server {
             worker: self.worker.clone(),
             books: self.books.clone(),
@@ -107,6 +122,9 @@ impl App {
             ready_path: self.config.ready_path.clone(),
             timeouts: self.config.timeouts,
             is_managed: self.is_managed,
+            is_relay: self.config.is_relay,
+            dialect: self.config.dialect,
+            guard,
         };
         http::serve(Arc::new(server), listener, &self.doors);
         self.worker.announce(&self.state);
@@ -197,6 +215,9 @@ fn announce(config: &Config) {
         t.exec,
         t.health
     );
+    if config.jwt.is_some() {
+        line!("JWT Auth: true");
+    }
 }
 
 /// Opens a port and logs under which number.

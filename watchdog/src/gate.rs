@@ -4,7 +4,7 @@
 //! Always: what passes names at most one host, a framing everybody agrees on, and a clean path.
 //! Source: Go's `net/http` server and `ServeMux`, in front of both originals. None of these is counted or logged.
 
-use hyper::header::{EXPECT, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
+use hyper::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use hyper::{Method, StatusCode, Uri, Version};
 
 /// How a request is turned away.
@@ -28,10 +28,20 @@ pub(crate) fn turn(
     let bad = |text| Some(Turn::Close(StatusCode::BAD_REQUEST, text));
     let hosts = headers.get_all(HOST).iter().count();
     if hosts > 1 {
-        return bad("400 Bad Request: too many Host headers");
+        return bad("400 Bad Request");
     }
     if hosts == 0 && version == Version::HTTP_11 && uri.authority().is_none() {
         return bad("400 Bad Request: missing required Host header");
+    }
+    if !headers.get(HOST).is_none_or(is_host) {
+        return bad("400 Bad Request: malformed Host header");
+    }
+    let is_absolute = uri.scheme().is_some();
+    if method != Method::CONNECT && uri.authority().is_some() && !is_absolute {
+        return bad("400 Bad Request");
+    }
+    if !headers.get_all(CONTENT_LENGTH).iter().all(is_length) || !is_escaped(uri.path()) {
+        return bad("400 Bad Request");
     }
     let encodings = headers.get_all(TRANSFER_ENCODING);
     let is_chunked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
@@ -49,10 +59,28 @@ pub(crate) fn turn(
     }
     match (uri.path(), method) {
         ("*", &Method::OPTIONS) => Some(Turn::Empty(StatusCode::OK)),
-        ("*", _) => Some(Turn::Empty(StatusCode::BAD_REQUEST)),
+        ("*", _) => Some(Turn::Close(StatusCode::BAD_REQUEST, "")),
         (_, &Method::CONNECT) => None,
         (path, _) => redirect(path, uri.query()),
     }
+}
+
+/// Whether a host header holds only what a host and a port can be made of; Go's table.
+fn is_host(value: &HeaderValue) -> bool {
+    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || b"!$%&'()*+,-.:;=[]_~".contains(byte);
+    value.as_bytes().iter().all(is_part)
+}
+
+/// Whether a length fits into what Go counts with; digits alone were seen to by the parser.
+fn is_length(value: &HeaderValue) -> bool {
+    value.to_str().is_ok_and(|text| text.trim().parse::<i64>().is_ok())
+}
+
+/// Whether every `%` introduces two hexadecimal digits.
+fn is_escaped(path: &str) -> bool {
+    path.split('%').skip(1).all(|rest| {
+        matches!(rest.as_bytes(), [a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit())
+    })
 }
 
 fn redirect(path: &str, query: Option<&str>) -> Option<Turn> {
@@ -122,6 +150,16 @@ mod tests {
         assert_eq!(status(of("POST", "/", &twice)), 501);
         assert_eq!(status(of("POST", "/", &[HOST_A, ("expect", "foo")])), 417);
         assert_eq!(status(of("CONNECT", "host:80", &[HOST_A])), 404);
+        assert_eq!(status(of("GET", "/", &[("host", "a b")])), 400);
+        assert_eq!(of("GET", "/", &[("host", "[::1]:80")]), None);
+        assert_eq!(of("GET", "/", &[("host", "")]), None);
+        assert_eq!(status(of("GET", "foo", &[HOST_A])), 400);
+        assert_eq!(status(of("GET", "/%zz", &[HOST_A])), 400);
+        assert_eq!(status(of("GET", "/a%4", &[HOST_A])), 400);
+        assert_eq!(of("GET", "/%41?%zz", &[HOST_A]), None);
+        let length = |text| of("POST", "/", &[HOST_A, ("content-length", text)]);
+        assert_eq!(status(length("9223372036854775808")), 400);
+        assert_eq!(length("9223372036854775807"), None);
         assert_eq!(status(of("OPTIONS", "*", &[HOST_A])), 200);
         assert_eq!(status(of("GET", "*", &[HOST_A])), 400);
     }

@@ -12,21 +12,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, LOCATION};
+use hyper::header::{
+    CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use jiff::Timestamp;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use crate::admission::Admission;
 use crate::body::Body;
-use crate::config::Timeouts;
+use crate::config::{Dialect, Timeouts};
 use crate::exchange::Books;
 use crate::gate::{self, Turn};
 use crate::guarded::Guarded;
 use crate::health::{self, LockFile, Verdict};
+use crate::jwt::{Denial, Guard};
 use crate::log::line;
 use crate::metrics;
 use crate::state::State;
@@ -42,6 +47,8 @@ const HEAD_MAX: usize = (1 << 20) + 4096;
 const HEADERS_MAX: usize = 500;
 /// Pause after an `accept` that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Tells the function that a token was checked, and how long that took.
+const X_AUTH_SECONDS: HeaderName = HeaderName::from_static("x-auth-seconds");
 /// All deadlines of the metrics port.
 const METRICS_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -55,6 +62,11 @@ pub(crate) struct Server {
     pub(crate) ready_path: Option<String>,
     pub(crate) timeouts: Timeouts,
     pub(crate) is_managed: bool,
+    pub(crate) is_relay: bool,
+    /// Which original decides the order of checks.
+    pub(crate) dialect: Dialect,
+    /// `jwt_auth`.
+    pub(crate) guard: Option<Guard>,
 }
 
 /// Tells connections to finish, and tells when all have.
@@ -173,8 +185,13 @@ impl Server {
     async fn answer(&self, request: Request<Incoming>, peer: IpAddr) -> Response<Body> {
         let turn =
             gate::turn(request.method(), request.uri(), request.version(), request.headers());
-        if let Some(turn) = turn {
-            return turned(turn, request.method());
+        match turn {
+            Some(Turn::Redirect(_)) if self.is_relay => {}
+            Some(turn) => return turned(turn, request.method()),
+            None => {}
+        }
+        if self.is_relay {
+            return self.function(request, peer).await;
         }
         match request.uri().path() {
             "/_/health" => self.health(&request),
@@ -211,9 +228,19 @@ impl Server {
         }
     }
 
-    async fn function(&self, request: Request<Incoming>, peer: IpAddr) -> Response<Body> {
+    async fn function(&self, mut request: Request<Incoming>, peer: IpAddr) -> Response<Body> {
         let admission = self.books.admission();
         let mut exchange = self.books.open(&request);
+        // The classic watchdog looks at the token first, of-watchdog at the limit.
+        let (is_classic, is_free) =
+            (self.dialect == Dialect::Classic, matches!(admission, Admission::Run));
+        if let Some(guard) = self.guard.as_ref().filter(|_| is_classic || is_free) {
+            if let Err(denial) = guard.check(request.headers(), Timestamp::now().as_second()) {
+                exchange.answered(denial.status.as_u16());
+                return denied(&request, &denial, exchange.elapsed());
+            }
+            request.headers_mut().insert(X_AUTH_SECONDS, worker::seconds(exchange.elapsed()));
+        }
         match admission {
             Admission::Run => self.worker.clone().serve(request, peer, exchange).await,
             Admission::Refuse { limit } => {
@@ -224,12 +251,32 @@ impl Server {
     }
 }
 
+fn denied(request: &Request<Incoming>, denial: &Denial, elapsed: Duration) -> Response<Body> {
+    let Denial { status, text } = denial;
+    let (method, path, code) = (request.method(), request.uri().path(), status.as_u16());
+    line!("{method} {path} - {code} ACCESS DENIED - ({}ms)", elapsed.as_millis());
+    let mut response = worker::sniffed(*status, format!("{text}\n"));
+    let headers = response.headers_mut();
+    headers.insert(worker::INTERNAL, HeaderValue::from_static("faas-middleware"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    if *status == StatusCode::UNAUTHORIZED {
+        let realm = HeaderValue::from_static("Bearer realm=IAM function invoke");
+        headers.insert(WWW_AUTHENTICATE, realm);
+    }
+    response
+}
+
 fn turned(turn: Turn, method: &Method) -> Response<Body> {
     match turn {
         Turn::Empty(status) => worker::empty(status),
         Turn::Close(status, text) => {
             let mut response = worker::sniffed(status, text);
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            let headers = response.headers_mut();
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            if status == StatusCode::NOT_FOUND {
+                headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+            }
             response
         }
         Turn::Redirect(target) => redirect(&target, method),

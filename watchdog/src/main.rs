@@ -15,6 +15,7 @@ mod guarded;
 mod health;
 mod http;
 mod inbound;
+mod jwt;
 mod log;
 mod metrics;
 mod pid1;

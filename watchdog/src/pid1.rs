@@ -4,7 +4,7 @@
 //! Always: children and orphans alike are reaped as soon as they end; a process that is not awaited leaves no zombie.
 //! Touches: SIGCHLD and `waitpid(-1)`, so nothing else in this program may wait for children.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -32,10 +32,39 @@ pub(crate) struct Reaper {
 #[derive(Debug, Default)]
 struct Children {
     waiting: HashMap<Pid, oneshot::Sender<Exit>>,
-    /// Starts under way, whose children may end before they are known.
-    starting: usize,
-    /// Exits of unknown children, kept while any start is under way; most are orphans.
-    early: HashMap<Pid, Exit>,
+    /// How many starts have begun; the newest one has this number.
+    begun: u64,
+    /// Numbers of the starts under way, whose children may end before they are known.
+    starting: BTreeSet<u64>,
+    /// Exits of unknown children, with what `begun` was at that moment; most are orphans.
+    early: HashMap<Pid, (u64, Exit)>,
+}
+
+impl Children {
+    fn begin(&mut self) -> u64 {
+        self.begun += 1;
+        self.starting.insert(self.begun);
+        self.begun
+    }
+
+    fn end(&mut self, number: u64) {
+        self.starting.remove(&number);
+        // What ended before the oldest start still under way began is nobody's child.
+        let oldest = self.starting.first().copied().unwrap_or(u64::MAX);
+        self.early.retain(|_, (begun, _)| *begun >= oldest);
+    }
+
+    /// Registers the child of start `number`.
+    fn add(&mut self, number: u64, pid: Pid) -> Process {
+        let (sender, exit) = oneshot::channel();
+        match self.early.remove(&pid) {
+            // The receiver is right here.
+            Some((begun, exit)) if begun >= number => drop(sender.send(exit)),
+            // An older process had the same number.
+            _ => drop(self.waiting.insert(pid, sender)),
+        }
+        Process { pid, exit }
+    }
 }
 
 /// How a process ended.
@@ -92,7 +121,7 @@ impl Reaper {
     fn starter(&self) -> Option<&Starter> {
         {
             let children = self.lock();
-            if children.waiting.is_empty() && children.starting == 0 {
+            if children.waiting.is_empty() && children.starting.is_empty() {
                 return None;
             }
         }
@@ -115,22 +144,11 @@ impl Reaper {
         seal: &SealedCall,
         stack: &mut ChildStack,
     ) -> io::Result<Process> {
-        self.lock().starting += 1;
+        let number = self.lock().begin();
         let started = sys::spawn(launch, seal, stack);
         let mut children = self.lock();
-        children.starting -= 1;
-        let process = started.map(|pid| {
-            let (sender, exit) = oneshot::channel();
-            match children.early.remove(&pid) {
-                // The receiver is right here.
-                Some(exit) => drop(sender.send(exit)),
-                None => drop(children.waiting.insert(pid, sender)),
-            }
-            Process { pid, exit }
-        });
-        if children.starting == 0 {
-            children.early.clear();
-        }
+        let process = started.map(|pid| children.add(number, pid));
+        children.end(number);
         process
     }
 
@@ -141,7 +159,10 @@ impl Reaper {
             match children.waiting.remove(&pid) {
                 // Nobody may be waiting any more, which is fine.
                 Some(waiter) => drop(waiter.send(exit)),
-                None if children.starting > 0 => drop(children.early.insert(pid, exit)),
+                None if !children.starting.is_empty() => {
+                    let begun = children.begun;
+                    children.early.insert(pid, (begun, exit));
+                }
                 None => {}
             }
         }
@@ -256,6 +277,25 @@ impl StopSignals {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_exit_that_comes_before_its_process_is_known_is_kept_for_it_alone() {
+        let pid = Pid::INIT;
+        let mut children = Children::default();
+        let (first, second) = (children.begin(), children.begin());
+        children.early.insert(pid, (children.begun, Exit::Code(3)));
+        let mut process = children.add(first, pid);
+        assert_eq!(process.exit.try_recv(), Ok(Exit::Code(3)));
+        children.early.insert(pid, (children.begun, Exit::Code(4)));
+        children.end(first);
+        assert!(children.early.contains_key(&pid), "the second start may have been meant");
+        let third = children.begin();
+        children.end(second);
+        assert!(children.early.is_empty(), "it ended before the third start began");
+        children.early.insert(pid, (third - 1, Exit::Code(5)));
+        assert!(children.add(third, pid).exit.try_recv().is_err(), "an older process");
+        children.end(third);
+    }
 
     #[test]
     fn exits_read_as_go_prints_them() {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use crate::support::{Script, Upstream, Watchdog, eventually, now};
+use crate::support::{Client, Script, Upstream, Watchdog, eventually, now};
 
 const HELLO: &str =
     "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 6\r\n\r\nhello\n";
@@ -57,6 +57,52 @@ fn a_deadline_kills_the_whole_tree_and_is_answered_at_once() {
         eventually("the grandchild is gone", || is_gone(&pid));
         std::fs::remove_file(script.beside("pid")).unwrap();
     }
+}
+
+#[test]
+fn processes_started_side_by_side_are_all_answered_and_inherit_nothing() {
+    let script = Script::new(
+        "exec 2>&1; grep -E '^Sig(Blk|Ign)' /proc/self/status; ls /proc/self/fd; exit $(cat)",
+    );
+    let watchdog = Watchdog::start(&[("fprocess", &script.command())]);
+    let address = watchdog.address();
+    let ask = move |address, body: &str| {
+        let mut client = Client::connect(address);
+        client.send("POST", "/", &[], body.as_bytes());
+        client.answer()
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(move || {
+                for code in ["0", "3"] {
+                    let answer = ask(address, code);
+                    let text = answer.text();
+                    let (signals, files) = text.split_once("\n0\n").unwrap();
+                    let masks: Vec<u64> = signals
+                        .lines()
+                        .filter_map(|line| line.split_once('\t'))
+                        .map(|(_, mask)| u64::from_str_radix(mask, 16).unwrap())
+                        .collect();
+                    // Signals from 32 on belong to C libraries.
+                    assert!(masks.len() == 2 && masks.iter().all(|mask| mask << 33 == 0), "{text}");
+                    // The fourth descriptor is the directory that `ls` reads.
+                    assert_eq!(files, "1\n2\n3\n");
+                    assert_eq!(answer.status, if code == "0" { 200 } else { 500 });
+                }
+            });
+        }
+    });
+    drop(watchdog);
+    let watchdog = Watchdog::start(&[("fprocess", "/no/such/program")]);
+    let address = watchdog.address();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(move || {
+                let text = ask(address, "").text();
+                assert_eq!(text, "fork/exec /no/such/program: no such file or directory\n");
+            });
+        }
+    });
 }
 
 #[test]
@@ -360,7 +406,7 @@ fn a_log_that_nobody_reads_stops_nobody() {
     let port = port_in(&mut log);
     eventually("the function floods", || script.beside("up").exists());
     for _ in 0..3000 {
-        let mut client = crate::support::Client::connect(([127, 0, 0, 1], port).into());
+        let mut client = Client::connect(([127, 0, 0, 1], port).into());
         client.send("GET", "/a-long-path-that-fills-the-log-of-the-watchdog-itself-soon", &[], b"");
         assert_eq!(client.answer().text(), "hello\n");
     }
@@ -490,7 +536,7 @@ fn what_cannot_be_had_at_start_ends_it_loudly() {
     watchdog.line("Error writing /proc/nowhere/.lock: ");
     assert_eq!(watchdog.exit().code(), Some(1));
     let mut watchdog = Watchdog::launch(&[("fprocess", "cat"), ("jwt_auth", "true")]);
-    watchdog.line("jwt_auth is not supported");
+    watchdog.line("error creating JWTAuthMiddleware: failed to get function name");
     assert_eq!(watchdog.exit().code(), Some(1));
 }
 
@@ -504,7 +550,7 @@ fn metrics_count_what_was_served() {
     watchdog.ask("OPTIONS", "/", &[], b"");
     watchdog.get("/_/health");
     let scrape = |path: &str| {
-        let mut client = crate::support::Client::connect(([127, 0, 0, 1], port).into());
+        let mut client = Client::connect(([127, 0, 0, 1], port).into());
         client.send("GET", path, &[], b"");
         client.answer()
     };

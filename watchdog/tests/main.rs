@@ -9,5 +9,6 @@
 mod conformance;
 mod files;
 mod improved;
+mod jwt;
 mod managed;
 mod support;

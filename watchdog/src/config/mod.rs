@@ -6,6 +6,7 @@
 //! Source: `docs/watchdog.md` lists every variable and where we differ.
 
 mod dialect;
+mod jwt;
 mod upstream;
 mod value;
 
@@ -18,6 +19,7 @@ use hyperfaas_protocol::duration::GoDuration;
 use hyperfaas_protocol::image::FunctionKind;
 
 pub(crate) use dialect::Dialect;
+pub(crate) use jwt::JwtSettings;
 pub(crate) use upstream::Upstream;
 use value::Vars;
 
@@ -53,8 +55,12 @@ pub(crate) struct Config {
     pub(crate) max_inflight: Option<NonZeroUsize>,
     /// `ready_path`: the function itself answers `/_/ready`.
     pub(crate) ready_path: Option<String>,
+    /// `jwt_auth`: who may call the function.
+    pub(crate) jwt: Option<JwtSettings>,
     /// How workers' output is logged.
     pub(crate) output: OutputSettings,
+    /// The function is a web server of its own: every path is its own, cleaned or not, health included.
+    pub(crate) is_relay: bool,
 }
 
 /// How requests reach the function.
@@ -173,7 +179,6 @@ impl Config {
         let vars = Vars(&vars);
         let is_server = boot.is_some_and(|boot| boot.kind == FunctionKind::Server);
         let dialect = if is_server { Dialect::OfWatchdog } else { dialect::decide(&vars, scan) };
-        refuse_unsupported(&vars, dialect)?;
         let (mode, fprocess) = match boot {
             Some(boot) if is_server => server_mode(&vars, boot)?,
             _ => mode(&vars, dialect)?,
@@ -193,23 +198,14 @@ impl Config {
                 .and_then(|n| usize::try_from(n).ok())
                 .and_then(NonZeroUsize::new),
             ready_path: ready_path(&vars, dialect)?,
+            jwt: jwt::settings(&vars, dialect, std::fs::read_to_string)?,
+            is_relay: is_server,
             output: OutputSettings {
                 prefix: !is_server && vars.go_bool("prefix_logs").unwrap_or(true),
                 line_max: line_max(&vars, dialect)?,
             },
         })
     }
-}
-
-/// A switch that guards access must never be ignored silently.
-fn refuse_unsupported(vars: &Vars<'_>, dialect: Dialect) -> Result<(), ConfigError> {
-    if vars.switch("jwt_auth", dialect) {
-        return Err(ConfigError::new(
-            1,
-            "jwt_auth is not supported by this watchdog: remove it or use the original",
-        ));
-    }
-    Ok(())
 }
 
 fn mode(vars: &Vars<'_>, dialect: Dialect) -> Result<(Mode, String), ConfigError> {

@@ -5,6 +5,8 @@
 //! Always: the calling thread stands still until the child has executed or ended; the child makes system calls only, on a
 //! stack of its own: it takes no lock, allocates and drops nothing. It starts with default signals, an empty signal mask,
 //! its own process group, descriptors 0 to 2, and sealed. It is killed when the calling thread ends.
+//! Not dumpable since before (`hide_from_workers`), or made so by the change of user: nobody of the new user can look into
+//! the borrowed memory. A SIGSTOP that another worker of that user sends just then holds the calling thread until SIGCONT.
 //! Why not a plain fork: copying page tables, and the page faults afterwards, cost more than all the rest of a request.
 
 use std::ffi::CString;

@@ -32,7 +32,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyperfaas_protocol::control::OwnerState;
 use hyperfaas_protocol::moment::SystemClock;
 
-pub(crate) use answer::{INTERNAL, empty, sniffed};
+pub(crate) use answer::{INTERNAL, empty, seconds, sniffed};
 pub(crate) use owner::Owner;
 pub(crate) use pieces::Pieces;
 pub(crate) use relayed::Relayed;
