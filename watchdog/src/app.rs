@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use hyperfaas_protocol::control::{Boot, OwnerState};
+use hyperfaas_protocol::control::{Boot, FUNCTION_PORT, OwnerState};
 use hyperfaas_protocol::duration::GoDuration;
 use hyperfaas_protocol::moment::SystemClock;
 use tokio::net::TcpListener;
@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use crate::boot::Place;
 use crate::config::{Config, Mode};
 use crate::exchange::Books;
+use crate::front::Front;
 use crate::health::LockFile;
 use crate::http::{self, Doors, Server};
 use crate::jwt::Guard;
@@ -87,8 +88,19 @@ impl App {
         reaper.start().map_err(|e| {
             fail(FAILED, format_args!("Error installing the handler for SIGCHLD: {e}"))
         })?;
-        let around =
-            Surroundings { environment, seal, reaper, state: state.clone(), clock, is_managed };
+        let front = config.is_relay.then(|| Arc::new(Front::closed()));
+        let around = Surroundings {
+            environment,
+            seal,
+            reaper,
+            state: state.clone(),
+            clock,
+            is_managed,
+            // Tests pick no fixed port.
+            front: front
+                .clone()
+                .map(|front| (front, if config.port == 0 { 0 } else { FUNCTION_PORT })),
+        };
         let worker = Worker::new(&config, around);
         let books = Arc::new(Books::new(config.max_inflight, clock));
         announce(&config);
@@ -109,12 +121,12 @@ impl App {
             is_managed,
         };
         app.write_lock()?;
-        app.serve(listener, guard);
+        app.serve(listener, front, guard);
         Ok(app)
     }
 
-    fn serve(&self, listener: TcpListener, guard: Option<Guard>) {
-        let server = Server {
+    fn serve(&self, listener: TcpListener, front: Option<Arc<Front>>, guard: Option<Guard>) {
+        let server = Arc::new(Server {
             worker: self.worker.clone(),
             books: self.books.clone(),
             state: self.state.clone(),
@@ -125,8 +137,10 @@ impl App {
             is_relay: self.config.is_relay,
             dialect: self.config.dialect,
             guard,
-        };
-        http::serve(Arc::new(server), listener, &self.doors);
+        });
+        for front in [Some(Arc::new(Front::with(listener))), front].into_iter().flatten() {
+            http::serve(server.clone(), front, &self.doors);
+        }
         self.worker.announce(&self.state);
     }
 

@@ -28,6 +28,7 @@ use crate::admission::Admission;
 use crate::body::Body;
 use crate::config::{Dialect, Timeouts};
 use crate::exchange::Books;
+use crate::front::Front;
 use crate::gate::{self, Turn};
 use crate::guarded::Guarded;
 use crate::health::{self, LockFile, Verdict};
@@ -75,17 +76,19 @@ pub(crate) struct Doors {
     closing: watch::Sender<bool>,
     guest: mpsc::Sender<()>,
     guests: mpsc::Receiver<()>,
+    places: Arc<Semaphore>,
 }
 
 impl Doors {
     pub(crate) fn open() -> Self {
         let (guest, guests) = mpsc::channel(1);
-        Self { closing: watch::Sender::new(false), guest, guests }
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        Self { closing: watch::Sender::new(false), guest, guests, places }
     }
 
     /// Accepts nothing more, and waits until every connection is closed, at most `patience`; whether all were.
     pub(crate) async fn close(self, patience: Duration) -> bool {
-        let Self { closing, guest, mut guests } = self;
+        let Self { closing, guest, mut guests, .. } = self;
         closing.send_replace(true);
         drop(guest);
         tokio::time::timeout(patience, guests.recv()).await.is_ok()
@@ -109,20 +112,20 @@ pub(crate) fn listen(port: u16) -> io::Result<TcpListener> {
     })
 }
 
-/// Serves `listener` until the doors close.
-pub(crate) fn serve(server: Arc<Server>, listener: TcpListener, doors: &Doors) {
+/// Serves `front`, whenever it is open, until the doors close.
+pub(crate) fn serve(server: Arc<Server>, front: Arc<Front>, doors: &Doors) {
     let (mut closing, guest) = (doors.closing.subscribe(), doors.guest.clone());
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let places = doors.places.clone();
     tokio::spawn(async move {
         loop {
             let accept = async {
                 let place =
                     places.clone().acquire_owned().await.expect("the semaphore is never closed");
-                listener.accept().await.map(|(stream, peer)| (stream, peer, place))
+                front.accept().await.map(|(stream, peer)| (stream, peer, place))
             };
             let accepted = tokio::select! {
                 accepted = accept => accepted,
-                _ = closing.wait_for(|closing| *closing) => return,
+                _ = closing.wait_for(|closing| *closing) => return front.close(),
             };
             match accepted {
                 Ok((stream, peer, place)) => {

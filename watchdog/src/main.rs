@@ -10,6 +10,7 @@ mod config;
 mod control;
 mod evidence;
 mod exchange;
+mod front;
 mod gate;
 mod guarded;
 mod health;

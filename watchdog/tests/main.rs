@@ -12,3 +12,4 @@ mod improved;
 mod jwt;
 mod managed;
 mod support;
+mod trap;

@@ -1,5 +1,7 @@
 //! `upstream_url`: where the function's own HTTP server listens.
 
+use std::net::IpAddr;
+
 use hyper::Uri;
 use hyperfaas_protocol::control::FUNCTION_PORT;
 
@@ -47,6 +49,11 @@ impl Upstream {
             port: uri.port_u16().unwrap_or(80),
             base: base.to_owned(),
         })
+    }
+
+    /// Whether it is on this machine, so that the worker can be it.
+    pub(crate) fn is_loopback(&self) -> bool {
+        self.host == "localhost" || self.host.parse().is_ok_and(|host: IpAddr| host.is_loopback())
     }
 
     /// Value of `Host` where the client sent none.

@@ -2,6 +2,7 @@
 
 mod seal;
 mod spawn;
+mod trap;
 
 use std::os::fd::BorrowedFd;
 
@@ -11,6 +12,7 @@ use tokio::io::unix::AsyncFd;
 
 pub(crate) use seal::{Seal, SealedCall};
 pub(crate) use spawn::{ChildStack, Launch, SignalMask, spawn};
+pub(crate) use trap::{Call, Next, Snare, Stopped, TrapFd, duplicate};
 
 /// Gives these signals their default effect, whatever handlers we have or our parent left ignored.
 #[expect(unsafe_code, reason = "rustix offers no signal dispositions")]

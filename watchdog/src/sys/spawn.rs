@@ -12,12 +12,13 @@
 use std::ffi::CString;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::ptr;
 
 use rustix::process::Pid;
 
 use super::seal::SealedCall;
+use super::trap;
 
 /// Signals with a number below the C library's own.
 const SIGNALS: std::ops::RangeInclusive<i32> = 1..=31;
@@ -35,6 +36,8 @@ pub(crate) struct Launch {
     pub(crate) environment: Vec<CString>,
     /// Become stdin, stdout and stderr; none of them may be 0, 1 or 2.
     pub(crate) streams: [OwnedFd; 3],
+    /// Where the child hands over its bind trap; it has none otherwise.
+    pub(crate) snare: Option<OwnedFd>,
 }
 
 /// What the child reads, and the one thing it writes.
@@ -121,6 +124,9 @@ fn prepare(launch: &Launch, seal: &SealedCall) -> io::Result<()> {
         }
     }
     seal.apply()?;
+    if let Some(way) = &launch.snare {
+        trap::install(way.as_fd())?;
+    }
     super::reset_signals(SIGNALS);
     SignalMask::clear();
     Ok(())

@@ -87,7 +87,7 @@ impl Forker {
         let stdout = ours(stdout).map_err(|e| self.no_pipe(&e))?;
         let stderr = stderr.map(ours).transpose().map_err(|e| self.no_pipe(&e))?;
         let streams = [child_in.into(), child_out.into(), child_err.into()];
-        let process = self.program.start(&self.reaper, variables, streams).await?;
+        let process = self.program.start(&self.reaper, variables, streams, None).await?;
         Ok(Run { process, stdin, stdout, stderr })
     }
 

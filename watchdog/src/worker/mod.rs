@@ -20,6 +20,7 @@ mod relay;
 mod relayed;
 mod site;
 mod streaming;
+mod trap;
 mod upgrade;
 
 use std::ffi::OsString;
@@ -40,6 +41,7 @@ pub(crate) use relayed::Relayed;
 use crate::body::Body;
 use crate::config::{ClassicSettings, Config, Dialect, ForkKind, Mode};
 use crate::exchange::Exchange;
+use crate::front::Front;
 use crate::pid1::Reaper;
 use crate::state::State;
 use crate::sys::Seal;
@@ -69,12 +71,14 @@ pub(crate) struct Surroundings {
     pub(crate) state: Arc<State>,
     pub(crate) clock: SystemClock,
     pub(crate) is_managed: bool,
+    /// The port that a plain server believes to be its own, and its number.
+    pub(crate) front: Option<(Arc<Front>, u16)>,
 }
 
 impl Worker {
     /// The worker that `config` asks for; nothing is started.
     pub(crate) fn new(config: &Config, around: Surroundings) -> Self {
-        let Surroundings { environment, seal, reaper, state, clock, is_managed } = around;
+        let Surroundings { environment, seal, reaper, state, clock, is_managed, front } = around;
         let (timeouts, output) = (config.timeouts, config.output);
         let program = |words: &[String]| Program::new(words.to_vec(), environment, seal);
         match &config.mode {
@@ -100,6 +104,8 @@ impl Worker {
                     pool: Pool::new(clock),
                     clock,
                     is_managed,
+                    is_trapped: is_managed && upstream.is_loopback(),
+                    front,
                     signs: owner::Signs::default(),
                 });
                 let (upstream, settings) = (upstream.clone(), settings.clone());

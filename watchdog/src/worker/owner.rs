@@ -24,15 +24,21 @@ use super::backoff::Backoff;
 use super::output;
 use super::pool::{Lease, Pool};
 use super::program::{ExecError, Program};
+use super::trap::{Sight, Trap};
 use crate::config::{OutputSettings, Upstream};
+use crate::front::Front;
+use crate::http;
 use crate::log::{Stream, line};
 use crate::pid1::{Exit, Process, Reaper};
 use crate::state::State;
+use crate::sys::Snare;
 
 /// Longest a request waits for the function to listen.
 const HOLD_MAX: Duration = Duration::from_secs(10);
 /// Shortest and longest pause between two looks at the port.
 const LOOK_PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+/// Between two looks at the port while the bind trap is on: only for servers that it cannot see.
+const LOOK_SLOW: Duration = Duration::from_secs(1);
 /// Between SIGTERM after the drain and SIGKILL.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 /// Most header lines in an answer.
@@ -50,14 +56,18 @@ pub(crate) struct Owner {
     pub(super) clock: SystemClock,
     /// Whether a provider looks after the container.
     pub(super) is_managed: bool,
+    /// Whether the worker's own port is trapped where the system can do it.
+    pub(super) is_trapped: bool,
+    /// The worker's own port where nobody but the worker has it: open while the trap is on.
+    pub(super) front: Option<(Arc<Front>, u16)>,
     pub(super) signs: Signs,
 }
 
 /// What the parts of this module tell each other.
 #[derive(Debug)]
 pub(super) struct Signs {
-    /// Whether the function accepts connections, as far as we know.
-    reachable: watch::Sender<bool>,
+    /// Where the function accepts connections, as far as we know.
+    reachable: watch::Sender<Option<Place>>,
     /// A connection was refused although `reachable` said otherwise.
     lost: Notify,
     stop: watch::Sender<bool>,
@@ -66,11 +76,29 @@ pub(super) struct Signs {
 impl Default for Signs {
     fn default() -> Self {
         Self {
-            reachable: watch::Sender::new(false),
+            reachable: watch::Sender::new(None),
             lost: Notify::new(),
             stop: watch::Sender::new(false),
         }
     }
+}
+
+/// Where connections go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Where the settings say.
+    Upstream,
+    /// Where the trap has put the function's port.
+    Trapped(SocketAddr),
+}
+
+/// A worker that runs.
+struct Life {
+    process: Process,
+    /// Its input, a pipe that stays silent and open.
+    _stdin: PipeWriter,
+    /// What its trap sees, if it has one.
+    sights: Option<watch::Receiver<Sight>>,
 }
 
 /// How one life of the process ended.
@@ -89,7 +117,7 @@ impl Owner {
             self.state.enter(OwnerState::Starting, None);
             let begin = self.clock.now();
             let end = self.live(&mut stop).await;
-            self.signs.reachable.send_replace(false);
+            self.signs.reachable.send_replace(None);
             self.pool.clear();
             let ended_well = matches!(end, End::Exited(exit) if exit.is_success());
             let reason = match end {
@@ -132,14 +160,12 @@ impl Owner {
 
     async fn open(&self) -> io::Result<Lease> {
         let mut reachable = self.signs.reachable.subscribe();
-        let stream = loop {
-            raised(&mut reachable).await;
-            match connect(&self.upstream).await {
-                Ok(stream) => break stream,
-                Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-                    self.signs.reachable.send_replace(false);
-                    self.signs.lost.notify_one();
-                }
+        let (stream, generation) = loop {
+            let place = known(&mut reachable).await;
+            let generation = self.pool.generation();
+            match self.connect(place).await {
+                Ok(stream) => break (stream, generation),
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => self.lose(place),
                 Err(error) => return Err(error),
             }
         };
@@ -152,12 +178,28 @@ impl Owner {
             // Whoever uses the connection sees its failure too.
             let _ = connection.with_upgrades().await;
         });
-        Ok(self.pool.lease(sender))
+        Ok(self.pool.lease(sender, generation))
+    }
+
+    /// Notes that `place` refused a connection, unless a better one is known by now.
+    fn lose(&self, place: Place) {
+        let is_lost =
+            self.signs.reachable.send_if_modified(|now| now.take_if(|now| *now == place).is_some());
+        if is_lost {
+            self.signs.lost.notify_one();
+        }
+    }
+
+    async fn connect(&self, place: Place) -> io::Result<TcpStream> {
+        match place {
+            Place::Upstream => connect(&self.upstream).await,
+            Place::Trapped(address) => TcpStream::connect(address).await,
+        }
     }
 
     /// One life of the process.
     async fn live(&self, stop: &mut watch::Receiver<bool>) -> End {
-        let (mut process, _stdin) = match self.start().await {
+        let Life { mut process, _stdin, sights } = match self.start().await {
             Ok(started) => started,
             Err(error) => return End::NotStarted(error),
         };
@@ -167,7 +209,7 @@ impl Owner {
                 process.kill_group();
                 End::Exited(exit)
             }
-            () = self.watch_port() => End::Stopped,
+            () = self.watch(sights) => End::Stopped,
             () = raised(stop) => {
                 process.signal(Signal::TERM);
                 let _ = tokio::time::timeout(STOP_GRACE, process.wait()).await;
@@ -177,26 +219,128 @@ impl Owner {
         }
     }
 
-    /// Starts the process; its input is a pipe that stays silent and open as long as the second value lives.
-    async fn start(&self) -> Result<(Process, PipeWriter), ExecError> {
+    async fn start(&self) -> Result<Life, ExecError> {
         let words = self.program.words();
         line!("Forking: {}, arguments: [{}]", words[0], words[1..].join(" "));
         let pipe = || io::pipe().map_err(|error| ExecError::failed(&words[0], &error));
         let ((child_in, stdin), (stdout, child_out), (stderr, child_err)) =
             (pipe()?, pipe()?, pipe()?);
         let streams = [child_in.into(), child_out.into(), child_err.into()];
-        let process = self.program.start(&self.reaper, &[], streams).await?;
+        let (snare, theirs) = match self.is_trapped.then(Snare::new) {
+            Some(Ok((ours, theirs))) => (Some(ours), Some(theirs)),
+            Some(Err(error)) => (self.untrapped(&error), None),
+            None => (None, None),
+        };
+        let process = self.program.start(&self.reaper, &[], streams, theirs).await?;
+        let sights = match snare.map(|snare| self.set_trap(snare)) {
+            Some(Err(error)) => {
+                process.kill_group();
+                return Err(ExecError::failed(&words[0], &error));
+            }
+            Some(Ok(sights)) => sights,
+            None => None,
+        };
         for (pipe, stream) in [(stderr, Stream::Stderr), (stdout, Stream::Stdout)] {
             line!("Started logging: {} from function.", stream.name());
             self.follow(pipe, stream);
         }
-        Ok((process, stdin))
+        Ok(Life { process, _stdin: stdin, sights })
+    }
+
+    /// Says why there is no trap, and leaves the worker its port.
+    fn untrapped<T>(&self, error: &io::Error) -> Option<T> {
+        line!("Bind trap off, the port is polled instead: {error}");
+        if let Some((front, _)) = &self.front {
+            front.close();
+        }
+        None
+    }
+
+    /// Takes over the trap of a worker that has just started, and the port that is ours as long as it holds.
+    ///
+    /// # Errors
+    /// When the worker is trapped but nobody can answer it.
+    fn set_trap(&self, snare: Snare) -> io::Result<Option<watch::Receiver<Sight>>> {
+        let calls = match snare.receive()? {
+            Ok(calls) => calls,
+            Err(error) => return Ok(self.untrapped(&error)),
+        };
+        let front = self.front.as_ref().map(|(front, _)| front.clone());
+        let (trap, sights) = Trap::new(calls, self.upstream.port, front)?;
+        if let Some((front, port)) = &self.front
+            && !front.is_open()
+            && !self.state.is(OwnerState::Draining)
+        {
+            match http::listen(*port).and_then(|door| Ok((door.local_addr()?.port(), door))) {
+                Ok((port, door)) => {
+                    front.open(door);
+                    line!("Direct calls on port: {port}");
+                }
+                Err(error) => line!("Warning: no direct calls on port {port}: {error}"),
+            }
+        }
+        tokio::spawn(trap.run());
+        Ok(Some(sights))
     }
 
     fn follow(&self, pipe: PipeReader, stream: Stream) {
         match pipe::Receiver::from_owned_fd(OwnedFd::from(pipe)) {
             Ok(pipe) => drop(tokio::spawn(output::follow(pipe, stream, self.output))),
             Err(error) => line!("Error reading {}: {error}", stream.name()),
+        }
+    }
+
+    /// Knows where the function accepts connections; never ends.
+    async fn watch(&self, sights: Option<watch::Receiver<Sight>>) {
+        if let Some(sights) = sights {
+            self.watch_trap(sights).await;
+        }
+        self.watch_port().await;
+    }
+
+    /// Follows the trap; ends when it breaks.
+    async fn watch_trap(&self, mut sights: watch::Receiver<Sight>) {
+        // Where the function may be found without having told the trap; never our own port.
+        let mut place = (self.front.is_none()).then_some(Place::Upstream);
+        loop {
+            let is_lost = self.signs.reachable.borrow().is_none();
+            let seen = tokio::select! {
+                biased;
+                changed = sights.changed() => changed.map(|()| *sights.borrow_and_update()),
+                () = self.signs.lost.notified() => Ok(Sight::Nothing),
+                () = tokio::time::sleep(LOOK_SLOW), if is_lost => Ok(Sight::Nothing),
+            };
+            match (seen, place) {
+                (Ok(Sight::Listening(address)), _) => {
+                    place = Some(Place::Trapped(address));
+                    self.reach(Place::Trapped(address));
+                }
+                (Ok(Sight::Broken), _) => return,
+                (Ok(Sight::Nothing), None) => {}
+                (Ok(Sight::Nothing), Some(place)) => match self.connect(place).await {
+                    Ok(_) => self.reach(place),
+                    Err(_) => self.refused(),
+                },
+                // No process is left that could be trapped, which is about to be noticed.
+                (Err(_), _) => return std::future::pending().await,
+            }
+        }
+    }
+
+    fn reach(&self, place: Place) {
+        let before = self.signs.reachable.send_replace(Some(place));
+        if before != Some(place) {
+            self.pool.clear();
+        }
+        self.state.enter(OwnerState::Ready, None);
+    }
+
+    /// The port no longer accepts.
+    fn refused(&self) {
+        self.signs.reachable.send_replace(None);
+        if self.state.is(OwnerState::Ready) {
+            let reason = "its port refuses connections";
+            self.state.enter(OwnerState::Starting, Some(reason.into()));
         }
     }
 
@@ -209,11 +353,9 @@ impl Owner {
                 let waited = self.clock.now().since(begin);
                 tokio::time::sleep((waited / 16).clamp(shortest, longest)).await;
             }
-            self.signs.reachable.send_replace(true);
-            self.state.enter(OwnerState::Ready, None);
+            self.reach(Place::Upstream);
             self.signs.lost.notified().await;
-            self.signs.reachable.send_replace(false);
-            self.state.enter(OwnerState::Starting, Some("its port refuses connections".into()));
+            self.refused();
         }
     }
 
@@ -234,6 +376,14 @@ impl Owner {
 /// Waits until `flag` is set; its sender lives as long as the owner.
 async fn raised(flag: &mut watch::Receiver<bool>) {
     let _ = flag.wait_for(|is_set| *is_set).await;
+}
+
+/// Waits until a place is known.
+async fn known(reachable: &mut watch::Receiver<Option<Place>>) -> Place {
+    match reachable.wait_for(Option::is_some).await.map(|place| *place) {
+        Ok(Some(place)) => place,
+        _ => std::future::pending().await,
+    }
 }
 
 async fn connect(upstream: &Upstream) -> io::Result<TcpStream> {

@@ -30,6 +30,8 @@ pub(crate) struct Pool {
 struct Idle {
     connections: Vec<(SendRequest<Inbound>, Moment)>,
     is_swept: bool,
+    /// Goes up whenever the server behind the connections changes.
+    generation: u64,
 }
 
 /// A connection in use; [`Lease::give_back`] keeps it, dropping it closes it.
@@ -39,6 +41,7 @@ pub(crate) struct Lease {
     /// Whether it has served a request before, and may just have been closed by the function.
     pub(super) is_reused: bool,
     pool: Arc<Pool>,
+    generation: u64,
 }
 
 impl Pool {
@@ -52,25 +55,34 @@ impl Pool {
         let oldest = self.clock.now();
         while let Some((sender, since)) = idle.connections.pop() {
             if sender.is_ready() && oldest.since(since) < IDLE_PATIENCE {
-                return Some(Lease { sender, is_reused: true, pool: self.clone() });
+                let generation = idle.generation;
+                return Some(Lease { sender, is_reused: true, pool: self.clone(), generation });
             }
         }
         None
     }
 
+    /// What a connection that is about to be opened belongs to.
+    pub(super) fn generation(&self) -> u64 {
+        self.lock().generation
+    }
+
     /// Wraps a connection that has just been opened.
-    pub(super) fn lease(self: &Arc<Self>, sender: SendRequest<Inbound>) -> Lease {
-        Lease { sender, is_reused: false, pool: self.clone() }
+    pub(super) fn lease(self: &Arc<Self>, sender: SendRequest<Inbound>, generation: u64) -> Lease {
+        Lease { sender, is_reused: false, pool: self.clone(), generation }
     }
 
-    /// Closes all idle connections: the process behind them is gone.
+    /// Closes all idle connections, and those in use after their answer: the server behind them is gone or replaced.
     pub(super) fn clear(&self) {
-        self.lock().connections.clear();
+        let mut idle = self.lock();
+        idle.connections.clear();
+        idle.generation += 1;
     }
 
-    fn keep(self: Arc<Self>, sender: SendRequest<Inbound>) {
+    fn keep(self: Arc<Self>, sender: SendRequest<Inbound>, generation: u64) {
         let mut idle = self.lock();
-        if idle.connections.len() < IDLE_MAX && !sender.is_closed() {
+        let is_current = idle.generation == generation;
+        if is_current && idle.connections.len() < IDLE_MAX && !sender.is_closed() {
             idle.connections.push((sender, self.clock.now()));
         }
         if !std::mem::replace(&mut idle.is_swept, true) {
@@ -103,7 +115,7 @@ impl Pool {
 impl Lease {
     /// Keeps the connection for the next request; only after the answer has been read to its end.
     pub(super) fn give_back(self) {
-        let Self { sender, pool, .. } = self;
-        pool.keep(sender);
+        let Self { sender, pool, generation, .. } = self;
+        pool.keep(sender, generation);
     }
 }

@@ -51,7 +51,8 @@ impl Program {
         &self.words
     }
 
-    /// Starts the command with `variables` added to the environment and `streams` as stdin, stdout and stderr.
+    /// Starts the command with `variables` added to the environment and `streams` as stdin, stdout and stderr; `snare` is
+    /// where it hands over a bind trap.
     ///
     /// # Errors
     /// [`ExecError`]; nothing runs then.
@@ -60,6 +61,7 @@ impl Program {
         reaper: &Arc<Reaper>,
         variables: &[Variable],
         streams: [OwnedFd; 3],
+        snare: Option<OwnedFd>,
     ) -> Result<Process, ExecError> {
         let path = self.find()?;
         let nul = |_| ExecError::Nul;
@@ -69,7 +71,7 @@ impl Program {
         let is_added = |name: &OsStr| variables.iter().any(|(added, _)| added == name);
         let kept = self.environment.iter().filter(|(name, _)| !is_added(name));
         let environment = kept.chain(variables).map(assignment).collect::<Result<Vec<_>, _>>()?;
-        let launch = Launch { path: c_path, arguments, environment, streams };
+        let launch = Launch { path: c_path, arguments, environment, streams, snare };
         reaper
             .spawn(launch, &self.seal)
             .await

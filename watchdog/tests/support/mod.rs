@@ -48,7 +48,18 @@ pub(crate) fn is_ours() -> bool {
 impl Watchdog {
     /// Starts the watchdog with `vars` and waits until its port is open.
     pub(crate) fn start(vars: &[(&str, &str)]) -> Self {
-        let mut watchdog = Self::launch(vars);
+        Self::listening(Self::launch(vars))
+    }
+
+    /// As [`Watchdog::start`], without the right to look into other users' processes.
+    pub(crate) fn start_without_tracing(vars: &[(&str, &str)]) -> Self {
+        let program = binary().0;
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace"]).arg(program);
+        Self::listening(Self::launch_as(command, vars))
+    }
+
+    fn listening(mut watchdog: Self) -> Self {
         if is_ours() {
             let line = watchdog.line("Listening on port: ");
             watchdog.port = line.rsplit(' ').next().unwrap().parse().unwrap();
@@ -64,9 +75,12 @@ impl Watchdog {
 
     /// Starts the watchdog without waiting for anything.
     pub(crate) fn launch(vars: &[(&str, &str)]) -> Self {
+        Self::launch_as(Command::new(binary().0), vars)
+    }
+
+    fn launch_as(mut command: Command, vars: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let port = if is_ours() { 0 } else { free_port() };
-        let mut command = Command::new(binary().0);
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap())
