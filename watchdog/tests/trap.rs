@@ -87,7 +87,7 @@ fn start(command: &str) -> Watchdog {
         ("fprocess", command),
         ("HYPERFAAS_BOOT", &boot),
     ];
-    Watchdog::start(&vars)
+    Watchdog::start_as_in_a_container(&vars)
 }
 
 /// Nobody has the real port.
@@ -231,6 +231,7 @@ fn what_is_not_the_functions_own_port_is_left_alone() {
 fn signals_do_not_disturb_a_trapped_call() {
     let server = Server::new(
         "import signal\nsignal.signal(signal.SIGALRM, lambda *_: None)\n\
+         signal.siginterrupt(signal.SIGALRM, False)\n\
          signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)\n\
          for _ in range(300):\n    s = tcp()\n    s.listen(1)\n    s.close()\n\
          s = tcp()\nsignal.setitimer(signal.ITIMER_REAL, 0)\nserve(s, 'undisturbed')",
@@ -257,7 +258,7 @@ fn a_crashed_server_gets_a_new_trap() {
 fn a_plain_servers_own_port_leads_through_the_watchdog() {
     let server = Server::new("serve(tcp(port=8080), 'plain')");
     let boot = boot("server", &server.command());
-    let mut watchdog = Watchdog::start(&[("HYPERFAAS_BOOT", &boot), ("max_inflight", "5")]);
+    let mut watchdog = Watchdog::start_as_in_a_container(&[("HYPERFAAS_BOOT", &boot)]);
     let line = watchdog.line("Direct calls on port: ");
     let port: u16 = line.rsplit(' ').next().unwrap().parse().unwrap();
     assert_eq!(watchdog.get("/").text(), "plain");

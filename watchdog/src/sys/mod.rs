@@ -12,7 +12,7 @@ use tokio::io::unix::AsyncFd;
 
 pub(crate) use seal::{Seal, SealedCall};
 pub(crate) use spawn::{ChildStack, Launch, SignalMask, spawn};
-pub(crate) use trap::{Call, Next, Snare, Stopped, TrapFd, duplicate};
+pub(crate) use trap::{Call, Next, Snare, Stopped, TrapFd, duplicate, peek};
 
 /// Gives these signals their default effect, whatever handlers we have or our parent left ignored.
 #[expect(unsafe_code, reason = "rustix offers no signal dispositions")]

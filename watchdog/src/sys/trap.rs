@@ -7,6 +7,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
@@ -282,7 +283,7 @@ impl TrapFd {
     fn send(&self, answer: &libc::seccomp_notif_resp) -> io::Result<()> {
         let request = libc::SECCOMP_IOCTL_NOTIF_SEND;
         // SAFETY: the kernel reads one such structure, of the size that `check_sizes` has compared.
-        match unsafe { libc::ioctl(self.as_raw_fd(), request, std::ptr::from_ref(answer)) } {
+        match unsafe { libc::ioctl(self.as_raw_fd(), request, ptr::from_ref(answer)) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
@@ -315,4 +316,27 @@ fn leader(thread: Pid) -> Option<Pid> {
     let status = std::fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
     Pid::from_raw(line.trim().parse().ok()?)
+}
+
+/// Four bytes of the memory of the process that `thread` is part of.
+///
+/// Not through `/proc`: its files belong to the worker's user, and the watchdog has no right to pass over that.
+///
+/// # Errors
+/// When there is no such memory, or it may not be looked into.
+#[expect(unsafe_code, reason = "process_vm_readv has no safe wrapper")]
+pub(crate) fn peek(thread: Pid, address: u64) -> io::Result<[u8; 4]> {
+    let mut bytes = [0; 4];
+    let (base, length) = (bytes.as_mut_ptr().cast(), bytes.len());
+    let into = libc::iovec { iov_base: base, iov_len: length };
+    let place = usize::try_from(address).map_err(io::Error::other)?;
+    let from = libc::iovec { iov_base: ptr::without_provenance_mut(place), iov_len: length };
+    let number = thread.as_raw_pid();
+    // SAFETY: only `bytes` is written, with at most its own length; the other address means nothing in our memory.
+    let read = unsafe { libc::process_vm_readv(number, &raw const into, 1, &raw const from, 1, 0) };
+    match usize::try_from(read) {
+        Ok(read) if read == length => Ok(bytes),
+        Ok(_) => Err(io::Error::from_raw_os_error(libc::EFAULT)),
+        Err(_) => Err(io::Error::last_os_error()),
+    }
 }

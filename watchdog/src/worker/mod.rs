@@ -105,6 +105,7 @@ impl Worker {
                     clock,
                     is_managed,
                     is_trapped: is_managed && upstream.is_loopback(),
+                    is_port_foreign: front.is_none() && upstream.port != config.port,
                     front,
                     signs: owner::Signs::default(),
                 });

@@ -58,6 +58,8 @@ pub(crate) struct Owner {
     pub(super) is_managed: bool,
     /// Whether the worker's own port is trapped where the system can do it.
     pub(super) is_trapped: bool,
+    /// Whether the worker's port, untrapped, is surely none that the watchdog itself listens on.
+    pub(super) is_port_foreign: bool,
     /// The worker's own port where nobody but the worker has it: open while the trap is on.
     pub(super) front: Option<(Arc<Front>, u16)>,
     pub(super) signs: Signs,
@@ -300,8 +302,8 @@ impl Owner {
 
     /// Follows the trap; ends when it breaks.
     async fn watch_trap(&self, mut sights: watch::Receiver<Sight>) {
-        // Where the function may be found without having told the trap; never our own port.
-        let mut place = (self.front.is_none()).then_some(Place::Upstream);
+        // Where the function may be found without having told the trap.
+        let mut place = self.is_port_foreign.then_some(Place::Upstream);
         loop {
             let is_lost = self.signs.reachable.borrow().is_none();
             let seen = tokio::select! {

@@ -6,11 +6,9 @@
 //! Touches: the worker's sockets and memory.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -21,7 +19,7 @@ use tokio::sync::watch;
 
 use crate::front::Front;
 use crate::log::line;
-use crate::sys::{Call, Next, Stopped, TrapFd, duplicate};
+use crate::sys::{Call, Next, Stopped, TrapFd, duplicate, peek};
 
 /// Most sockets remembered; the oldest is forgotten first.
 const SOCKETS_MAX: usize = 1024;
@@ -256,9 +254,7 @@ fn read_port(thread: Pid, address: u64, length: u64) -> io::Result<Option<u16>> 
     if length < IPV4_LENGTH {
         return Ok(None);
     }
-    let mut bytes = [0; 4];
-    File::open(format!("/proc/{thread}/mem"))?.read_exact_at(&mut bytes, address)?;
-    let [first, second, high, low] = bytes;
+    let [first, second, high, low] = peek(thread, address)?;
     let family = u16::from_ne_bytes([first, second]);
     let is_internet = family == AddressFamily::INET.as_raw()
         || (family == AddressFamily::INET6.as_raw() && length >= IPV6_LENGTH);

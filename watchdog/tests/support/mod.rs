@@ -53,9 +53,17 @@ impl Watchdog {
 
     /// As [`Watchdog::start`], without the right to look into other users' processes.
     pub(crate) fn start_without_tracing(vars: &[(&str, &str)]) -> Self {
-        let program = binary().0;
+        Self::start_with("-sys_ptrace", vars)
+    }
+
+    /// As [`Watchdog::start`], with the rights it has in a container whose image is not root's, and no other.
+    pub(crate) fn start_as_in_a_container(vars: &[(&str, &str)]) -> Self {
+        Self::start_with("-all,+kill,+setgid,+setuid,+sys_ptrace", vars)
+    }
+
+    fn start_with(capabilities: &str, vars: &[(&str, &str)]) -> Self {
         let mut command = Command::new("setpriv");
-        command.args(["--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace"]).arg(program);
+        command.arg(format!("--bounding-set={capabilities}")).arg(binary().0);
         Self::listening(Self::launch_as(command, vars))
     }
 
