@@ -252,6 +252,12 @@ fn a_crashed_server_gets_a_new_trap() {
         let answer = watchdog.get("/");
         answer.status == 200 && answer.text() != first
     });
+    let traps = || {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", watchdog.pid())).unwrap();
+        let links = open.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
+        links.filter(|link| link.to_string_lossy().contains("seccomp")).count()
+    };
+    eventually("the old trap is gone", || traps() == 1);
 }
 
 #[test]
@@ -304,6 +310,27 @@ fn where_the_trap_cannot_be_set_the_port_is_polled() {
     watchdog.line("Bind trap off, the port is polled instead: ");
     assert_eq!(watchdog.get("/").text(), "polled");
     assert!(TcpStream::connect(("127.0.0.1", port)).is_ok(), "on the port it asked for");
+}
+
+#[test]
+fn inside_another_trap_there_is_none_and_both_serve() {
+    // The outer function is a watchdog with a function of its own; the kernel allows one notification filter only.
+    let server = Server::new("serve(tcp(port=int(sys.argv[1])), 'inner')");
+    let inner = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let program = server.0.path().join("fwatchdog");
+    std::fs::copy(crate::support::binary().0, &program).unwrap();
+    let boot = boot("watchdog", "").replace("\"http_port\":0", &format!("\"http_port\":{PORT}"));
+    let script = Script::new(&format!(
+        "export mode=http upstream_url=http://127.0.0.1:{inner} fprocess='{} {inner}'\n\
+         export HYPERFAAS_METRICS_PORT=off TMPDIR={} HYPERFAAS_BOOT='{boot}'\nexec {}",
+        server.command(),
+        server.0.path().display(),
+        program.display()
+    ));
+    let mut watchdog = start(&script.command());
+    watchdog.line("Bind trap off, the port is polled instead: Device or resource busy");
+    assert_eq!(watchdog.get("/").text(), "inner");
+    assert_free();
 }
 
 #[test]
