@@ -104,7 +104,7 @@ impl Worker {
                     pool: Pool::new(clock),
                     clock,
                     is_managed,
-                    is_trapped: is_managed && upstream.is_loopback(),
+                    is_trapped: (is_managed && upstream.is_loopback()).into(),
                     is_port_foreign: front.is_none() && upstream.port != config.port,
                     front,
                     signs: owner::Signs::default(),

@@ -9,6 +9,7 @@ use std::io::{self, ErrorKind, PipeReader, PipeWriter};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::client::conn::http1;
@@ -39,6 +40,8 @@ const HOLD_MAX: Duration = Duration::from_secs(10);
 const LOOK_PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 /// Between two looks at the port while the bind trap is on: only for servers that it cannot see.
 const LOOK_SLOW: Duration = Duration::from_secs(1);
+/// A server that lives this long has accepted its port.
+const TRAP_TRIAL: Duration = Duration::from_secs(10);
 /// Between SIGTERM after the drain and SIGKILL.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 /// Most header lines in an answer.
@@ -56,8 +59,8 @@ pub(crate) struct Owner {
     pub(super) clock: SystemClock,
     /// Whether a provider looks after the container.
     pub(super) is_managed: bool,
-    /// Whether the worker's own port is trapped where the system can do it.
-    pub(super) is_trapped: bool,
+    /// Whether the worker's own port is trapped where the system can do it; no longer once the worker seems to mind.
+    pub(super) is_trapped: AtomicBool,
     /// Whether the worker's port, untrapped, is surely none that the watchdog itself listens on.
     pub(super) is_port_foreign: bool,
     /// The worker's own port where nobody but the worker has it: open while the trap is on.
@@ -119,8 +122,9 @@ impl Owner {
             self.state.enter(OwnerState::Starting, None);
             let begin = self.clock.now();
             let end = self.live(&mut stop).await;
-            self.signs.reachable.send_replace(None);
+            let last = self.signs.reachable.send_replace(None);
             self.pool.clear();
+            self.judge_trap(last, self.clock.now().since(begin));
             let ended_well = matches!(end, End::Exited(exit) if exit.is_success());
             let reason = match end {
                 End::Stopped => return None,
@@ -228,7 +232,7 @@ impl Owner {
         let ((child_in, stdin), (stdout, child_out), (stderr, child_err)) =
             (pipe()?, pipe()?, pipe()?);
         let streams = [child_in.into(), child_out.into(), child_err.into()];
-        let (snare, theirs) = match self.is_trapped.then(Snare::new) {
+        let (snare, theirs) = match self.is_trapped.load(Ordering::Relaxed).then(Snare::new) {
             Some(Ok((ours, theirs))) => (Some(ours), Some(theirs)),
             Some(Err(error)) => (self.untrapped(&error), None),
             None => (None, None),
@@ -247,6 +251,16 @@ impl Owner {
             self.follow(pipe, stream);
         }
         Ok(Life { process, _stdin: stdin, sights })
+    }
+
+    /// Gives up the trap when a server ended soon after it had got another port's number: some check what they got.
+    fn judge_trap(&self, last: Option<Place>, lived: Duration) {
+        let is_other = matches!(last, Some(Place::Trapped(at)) if at.port() != self.upstream.port);
+        if is_other && lived < TRAP_TRIAL {
+            self.is_trapped.store(false, Ordering::Relaxed);
+            let error = io::Error::other("the function ended soon after it had got another port");
+            self.untrapped::<()>(&error);
+        }
     }
 
     /// Says why there is no trap, and leaves the worker its port.

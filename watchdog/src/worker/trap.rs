@@ -1,4 +1,4 @@
-//! The bind trap: a function's hard-coded port becomes one of ours on loopback, and its `listen` tells that it is ready.
+//! The bind trap: a function's hard-coded port moves to a loopback address of its own, and its `listen` tells that it is ready.
 //!
 //! In: stopped `bind` and `listen` calls of a worker's processes. Out: their answers, and [`Sight`]s for the owner.
 //! Always: a call on another port, another kind of socket, or after the owner has lost interest takes its course; the
@@ -6,6 +6,7 @@
 //! Touches: the worker's sockets and memory.
 
 use std::collections::VecDeque;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -52,6 +53,8 @@ pub(super) struct Trap {
 struct Sockets {
     /// The function's own port.
     port: u16,
+    /// Where the worker gets that port: servers that check their port's number find it.
+    home: Ipv4Addr,
     /// Kernel's numbers of redirected sockets, which duplicates and children share.
     redirected: VecDeque<u64>,
     /// Those whose caller was interrupted before it had our answer, and will ask again.
@@ -111,8 +114,9 @@ impl Trap {
 }
 
 impl Sockets {
-    const fn new(port: u16) -> Self {
-        Self { port, redirected: VecDeque::new(), unanswered: VecDeque::new(), newest: None }
+    fn new(port: u16) -> Self {
+        let home = random_home();
+        Self { port, home, redirected: VecDeque::new(), unanswered: VecDeque::new(), newest: None }
     }
 
     fn handle(
@@ -195,7 +199,8 @@ impl Sockets {
         Ok(Verdict::Redirected(cookie))
     }
 
-    /// Binds to a free port on loopback, or to that of the newest socket where both want to share one.
+    /// Binds to the same port of this life's loopback address, or else to a free port; or to that of the newest socket
+    /// where both want to share one.
     fn redirect(&self, socket: &OwnedFd, family: AddressFamily) -> Result<(), Errno> {
         let is_ipv6 = family == AddressFamily::INET6;
         if let Some(newest) = self.newest.filter(|newest| newest.is_ipv6() == is_ipv6)
@@ -204,18 +209,14 @@ impl Sockets {
         {
             return Ok(());
         }
+        let (own, any) = ((self.home, self.port), (Ipv4Addr::LOCALHOST, 0));
         if !is_ipv6 {
-            return bind(socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+            return bind_first(socket, &[own.into(), any.into()]);
         }
-        match bind(socket, &SocketAddr::from((Ipv6Addr::LOCALHOST, 0))) {
-            // Containers often have no IPv6 address; such a socket then takes IPv4 connections.
-            Err(Errno::ADDRNOTAVAIL) => {
-                sockopt::set_ipv6_v6only(socket, false)?;
-                let mapped = Ipv4Addr::LOCALHOST.to_ipv6_mapped();
-                bind(socket, &SocketAddr::from((mapped, 0)))
-            }
-            result => result,
-        }
+        // Containers often have no IPv6 address, and there is only one on loopback: an IPv4 address as IPv6 has it.
+        sockopt::set_ipv6_v6only(socket, false)?;
+        let mapped = |(ip, port): (Ipv4Addr, u16)| SocketAddr::from((ip.to_ipv6_mapped(), port));
+        bind_first(socket, &[mapped(own), mapped(any), (Ipv6Addr::LOCALHOST, 0).into()])
     }
 
     fn listen(&self, socket: &OwnedFd, backlog: i32) -> Result<Verdict, Errno> {
@@ -227,6 +228,25 @@ impl Sockets {
         let address = local_address(socket)?;
         Ok(Verdict::Ready((IpAddr::to_canonical(&address.ip()), address.port()).into()))
     }
+}
+
+/// Binds to the first address that can be had.
+fn bind_first(socket: &OwnedFd, addresses: &[SocketAddr]) -> Result<(), Errno> {
+    let mut result = Ok(());
+    for address in addresses {
+        result = bind(socket, address);
+        // Bound already: the caller's mistake.
+        if matches!(result, Ok(()) | Err(Errno::INVAL)) {
+            break;
+        }
+    }
+    result
+}
+
+/// A loopback address that nobody else has picked, most probably.
+fn random_home() -> Ipv4Addr {
+    let [_, _, _, _, _, a, b, c] = RandomState::new().build_hasher().finish().to_ne_bytes();
+    Ipv4Addr::new(127, a.max(1), b, c.clamp(1, 254))
 }
 
 fn remember(list: &mut VecDeque<u64>, cookie: u64) {
