@@ -1,7 +1,9 @@
-//! The control link to one replica's watchdog: hears at once when its function is ready, crashed or draining.
+//! The control link to one replica's watchdog: hears at once when its function is ready, crashed or draining, and when it has
+//! more to do than it can.
 //!
 //! In: a route and its key. Out: reports to the cluster. The link is dialled again whenever it breaks, until the replica is
-//! gone; while it is down the last report holds.
+//! gone; while it is down the last reports hold. A new connection is told first what holds by then.
+//! Always: what a newer watchdog says beyond that is ignored.
 //! Source of the lines: [`hyperfaas_protocol::control`].
 
 use std::io;
@@ -10,8 +12,8 @@ use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
 use hyperfaas_protocol::FunctionKey;
-use hyperfaas_protocol::control::{Hello, LINE_MAX, LINK_VERSION, Report};
-use hyperfaas_protocol::moment::Clock;
+use hyperfaas_protocol::control::{Hello, LINE_MAX, LINK_VERSION, Report, Watermark};
+use hyperfaas_protocol::moment::{Clock, Moment};
 use sha2::Sha256;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -83,7 +85,7 @@ async fn connection(
     let stream = tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect(route.control)).await??;
     stream.set_nodelay(true)?;
     let mut stream = BufReader::with_capacity(512, stream);
-    let hello = Hello { version: LINK_VERSION, key: key.to_owned() };
+    let hello = Hello { version: LINK_VERSION, key: key.to_owned(), load: true };
     let mut line = serde_json::to_vec(&hello)?;
     line.push(b'\n');
     stream.write_all(&line).await?;
@@ -97,8 +99,30 @@ async fn connection(
                 Ok(())
             };
         }
-        let Report::State { state, reason } = serde_json::from_slice(&line)?;
-        debug!(%function, replica = %route.replica.0, ?state, ?reason, "replica reported");
-        cluster.reported(function, &route.replica, state, reason.as_deref(), clock.now());
+        let report = serde_json::from_slice(&line)?;
+        heard(cluster, function, &route.replica, report, clock.now());
+    }
+}
+
+/// Passes on what one line said.
+fn heard(cluster: &Cluster, function: &FunctionKey, id: &ReplicaId, report: Report, now: Moment) {
+    let replica = &id.0;
+    match report {
+        Report::State { state, reason } => {
+            debug!(%function, %replica, ?state, ?reason, "replica reported");
+            cluster.reported(function, id, state, reason.as_deref(), now);
+        }
+        Report::Watermark(mark) => {
+            if cluster.marked(function, id, mark) {
+                let Watermark { level, reason, crossings } = mark;
+                let level = level.name();
+                debug!(%function, %replica, level, ?reason, crossings, "replica crossed a watermark");
+            }
+        }
+        Report::Load(load) => {
+            debug!(%function, %replica, ?load, "replica reported its load");
+            cluster.loaded(function, id, load, now);
+        }
+        Report::Unknown => trace!(%function, %replica, "report of a newer watchdog ignored"),
     }
 }

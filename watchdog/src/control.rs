@@ -116,15 +116,14 @@ struct News {
     /// `None` for a peer that does not want it.
     told: Option<watch::Receiver<Told>>,
     /// What was told last.
+    state: Option<Status>,
     crossings: Option<u64>,
     reports: u64,
 }
 
 impl News {
     fn new(state: &State, told: Option<watch::Receiver<Told>>) -> Self {
-        let mut status = state.watch();
-        status.mark_changed();
-        Self { status, told, crossings: None, reports: 0 }
+        Self { status: state.watch(), told, state: None, crossings: None, reports: 0 }
     }
 
     /// Resolves when there may be something to tell; to `false` when there never will be.
@@ -141,8 +140,10 @@ impl News {
     /// Lines about what is new, and never about it again.
     fn take(&mut self) -> Vec<u8> {
         let mut text = Vec::new();
-        if self.status.has_changed().unwrap_or(false) {
-            add(&mut text, &state_report(&self.status.borrow_and_update()));
+        let status = self.status.borrow_and_update().clone();
+        if self.state.as_ref() != Some(&status) {
+            add(&mut text, &state_report(&status));
+            self.state = Some(status);
         }
         let Some(told) = self.told.as_mut().map(|told| *told.borrow_and_update()) else {
             return text;

@@ -59,6 +59,8 @@ pub(crate) struct Sample {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Gauge {
     pub(crate) mark: Watermark,
+    /// Which of the verdicts raised it: until that one is known to be calm, it stays.
+    raised_by: Option<usize>,
     /// Since when everything has been below the low thresholds; `None` while something is not.
     calm_since: Option<Moment>,
     cpu: CpuWindow,
@@ -87,6 +89,7 @@ impl Gauge {
     /// Before the first sample.
     pub(crate) const START: Self = Self {
         mark: Watermark::CALM,
+        raised_by: None,
         calm_since: None,
         cpu: CpuWindow { began: None, was_calm: true },
     };
@@ -114,20 +117,22 @@ pub(crate) fn judge(
         (Pressure::Memory, memory(thresholds, &sample.usage)),
         (Pressure::Memory, grown(usage.0.oom_kills, usage.1.oom_kills)),
     ];
-    let raised = verdicts.iter().find(|(_, verdict)| *verdict == Verdict::High);
-    let is_calm = verdicts.iter().all(|(pressure, verdict)| match verdict {
+    let raised = verdicts.iter().position(|(_, verdict)| *verdict == Verdict::High);
+    let is_calm = verdicts.iter().enumerate().all(|(index, (_, verdict))| match verdict {
         Verdict::Calm => true,
-        Verdict::Unknown => gauge.mark.reason != Some(*pressure),
+        Verdict::Unknown => gauge.raised_by != Some(index),
         Verdict::High | Verdict::Between => false,
     });
     let calm_since = if is_calm { gauge.calm_since.or(Some(now)) } else { None };
     let is_quiet = calm_since.is_some_and(|since| now.since(since) >= thresholds.quiet_for);
-    let mark = match (gauge.mark.level, raised) {
-        (Level::Low, Some((pressure, _))) => cross(&gauge.mark, Level::High, Some(*pressure)),
-        (Level::High, None) if is_quiet => cross(&gauge.mark, Level::Low, None),
-        _ => gauge.mark,
+    let (mark, raised_by) = match (gauge.mark.level, raised) {
+        (Level::Low, Some(index)) => {
+            (cross(&gauge.mark, Level::High, Some(verdicts[index].0)), Some(index))
+        }
+        (Level::High, None) if is_quiet => (cross(&gauge.mark, Level::Low, None), None),
+        _ => (gauge.mark, gauge.raised_by),
     };
-    Gauge { mark, calm_since, cpu }
+    Gauge { mark, raised_by, calm_since, cpu }
 }
 
 const fn cross(mark: &Watermark, level: Level, reason: Option<Pressure>) -> Watermark {
@@ -329,8 +334,9 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_for_a_while_does_not_lower_it() {
+    fn what_cannot_be_read_for_a_while_does_not_lower_it_and_what_never_can_does_not_hold_it() {
         let mut run = Run::new();
+        run.step(|s| s.usage.oom_kills = None);
         run.hold(950);
         for _ in 0..500 {
             assert_eq!(run.step(|s| s.usage.memory_bytes = None).level, Level::High);

@@ -10,5 +10,6 @@ mod conformance;
 mod files;
 mod improved;
 mod jwt;
+mod load;
 mod managed;
 mod support;
