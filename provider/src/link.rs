@@ -126,3 +126,62 @@ fn heard(cluster: &Cluster, function: &FunctionKey, id: &ReplicaId, report: Repo
         Report::Unknown => trace!(%function, %replica, "report of a newer watchdog ignored"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use hyperfaas_protocol::control::Level;
+    use hyperfaas_protocol::moment::SystemClock;
+    use hyperfaas_protocol::{FunctionName, Namespace};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::engine::{ContainerId, Observed};
+
+    #[tokio::test]
+    async fn reports_reach_the_cluster_and_a_newer_watchdogs_break_nothing() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let function = FunctionKey {
+            namespace: Namespace::parse("ns").unwrap(),
+            name: FunctionName::parse("f").unwrap(),
+        };
+        let observed = Observed {
+            container: ContainerId("c".into()),
+            replica: ReplicaId("ns.f.1".into()),
+            function: function.clone(),
+            revision: 1,
+            http_port: 1,
+            control_port: listener.local_addr().unwrap().port(),
+            is_running: true,
+            address: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        };
+        let (cluster, clock) = (Cluster::default(), SystemClock::start());
+        let route = cluster.adopt(&observed, clock.now()).unwrap();
+        let watchdog = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let lines = concat!(
+                r#"{"event":"bounced","lane":7}"#,
+                "\n",
+                r#"{"event":"state","state":"ready"}"#,
+                "\n",
+                r#"{"event":"watermark","level":"high","reason":"disk","crossings":1}"#,
+                "\n",
+                r#"{"event":"load","in_flight":3,"gpu":1}"#,
+                "\n",
+            );
+            stream.write_all(lines.as_bytes()).await.unwrap();
+            let mut hello = vec![0; 64];
+            let count = stream.read(&mut hello).await.unwrap();
+            String::from_utf8(hello[..count].to_vec()).unwrap()
+        };
+        let (outcome, hello) =
+            tokio::join!(connection(&cluster, &clock, &function, &route, "k"), watchdog);
+        outcome.unwrap();
+        assert_eq!(hello, "{\"version\":1,\"key\":\"k\",\"load\":true}\n");
+        assert_eq!(cluster.available(&function), 1);
+        let known = cluster.loads(&function).pop().unwrap();
+        assert_eq!(known.watermark.unwrap().level, Level::High);
+        assert_eq!(known.load.unwrap().0.in_flight, 3);
+    }
+}

@@ -119,7 +119,12 @@ impl Watcher {
     fn take(&mut self) {
         let (usage, tally, now) = (self.cgroup.sample(), self.books.tally(), self.clock.now());
         let taken = Taken { at: now, usage, tally };
-        let before = std::mem::replace(&mut self.last, taken);
+        let mut before = std::mem::replace(&mut self.last, taken);
+        if self.is_settled && self.gauge.mark.level == Level::Low {
+            // It slept. What happened meanwhile, its own start for one, says nothing about now.
+            self.gauge = self.gauge.resumed();
+            before.usage = usage;
+        }
         self.gauge = judge(&self.gauge, &self.thresholds, &before.sample(), &taken.sample(), now);
         self.is_busy = tally.in_flight > 0 || tally.arrived != before.tally.arrived;
         if self.is_busy {

@@ -94,6 +94,12 @@ impl Gauge {
         cpu: CpuWindow { began: None, was_calm: true },
     };
 
+    /// The same verdict after a pause: what was used meanwhile, at whatever time, is no reason now.
+    #[must_use]
+    pub(crate) const fn resumed(self) -> Self {
+        Self { cpu: Self::START.cpu, ..self }
+    }
+
     /// When it will be low if nothing happens until then; `None` while something keeps it high, or when it is low.
     pub(crate) fn low_at(&self, thresholds: &Thresholds) -> Option<Moment> {
         (self.mark.level == Level::High).then_some(self.calm_since?.after(thresholds.quiet_for))
@@ -282,7 +288,8 @@ mod tests {
 
     #[test]
     fn each_reason_raises_it_at_once_and_quiet_lowers_it() {
-        let reasons: [(fn(&mut Sample), Pressure); 5] = [
+        type Change = fn(&mut Sample);
+        let reasons: [(Change, Pressure); 5] = [
             (|s| s.refused += 1, Pressure::Requests),
             (|s| s.usage.throttled_periods = Some(7), Pressure::Throttled),
             (|s| s.usage.cpu_us = Some(9_000), Pressure::Cpu),
@@ -317,6 +324,15 @@ mod tests {
         let mut run = Run::new();
         run.now_ms += 60_000;
         assert_eq!(run.burn(100_000).level, Level::Low);
+    }
+
+    #[test]
+    fn what_was_used_in_a_pause_is_no_reason_when_it_is_over() {
+        let mut run = Run::new();
+        run.now_ms += 60_000;
+        run.gauge = run.gauge.resumed();
+        assert_eq!(run.burn(10_000_000).level, Level::Low);
+        assert_eq!(run.burn(9_000).level, Level::High);
     }
 
     #[test]

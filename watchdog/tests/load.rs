@@ -178,6 +178,20 @@ fn a_busy_container_reports_and_an_idle_one_says_so_once_and_sleeps() {
 }
 
 #[test]
+fn what_happened_while_it_was_idle_is_no_reason() {
+    let cgroup = Cgroup::new();
+    let mut watchdog = cgroup.watchdog(&[]);
+    let (_, mut link) = link(&mut watchdog);
+    cgroup.throttled(5);
+    cgroup.set("cpuacct/cpuacct.usage", "", 1_000_000_000_000);
+    let begun = Begun::new(&watchdog);
+    assert_eq!(report(&mut link)["throttled_periods"], 5);
+    cgroup.set("cpuacct/cpuacct.usage", "", 1_000_009_000_000);
+    assert_eq!(crossing(&mut link).0, high("cpu", 1));
+    begun.finish();
+}
+
+#[test]
 fn refused_requests_raise_it() {
     let cgroup = Cgroup::new();
     let mut watchdog = cgroup.watchdog(&[("max_inflight", "1")]);
