@@ -24,6 +24,8 @@ const SAMPLE_EVERY: Duration = Duration::from_millis(10);
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// Without a request for this long it is idle. Not shorter than [`REPORT_EVERY`], which so bounds all reports.
 const IDLE_AFTER: Duration = REPORT_EVERY;
+/// Time between samples of one that is above its watermark and has just become idle: a window of CPU use.
+const SETTLE_EVERY: Duration = Duration::from_millis(100);
 /// Time between samples of an idle container that is above its watermark all the same, as with memory that stays full.
 const RECHECK_EVERY: Duration = Duration::from_secs(5);
 
@@ -174,7 +176,8 @@ fn pace(
         return Pace::Tick;
     }
     let settled_at = (!is_settled).then(|| busy_at.after(IDLE_AFTER));
-    let checked_at = is_high.then(|| now.after(RECHECK_EVERY));
+    let checked_at =
+        is_high.then(|| now.after(if is_settled { RECHECK_EVERY } else { SETTLE_EVERY }));
     Pace::Doze([settled_at, checked_at, low_at].into_iter().flatten().min())
 }
 
@@ -223,6 +226,12 @@ mod tests {
         assert_eq!(pace(true, true, true, Some(at(3)), at(9), at(9)), Pace::Tick);
         assert_eq!(pace(false, false, false, None, at(9), at(50)), Pace::Doze(Some(at(1009))));
         assert_eq!(pace(false, false, true, Some(at(70)), at(9), at(50)), Pace::Doze(Some(at(70))));
+    }
+
+    #[test]
+    fn one_above_its_watermark_is_watched_for_a_second_after_it_was_busy() {
+        assert_eq!(pace(false, false, true, None, at(9), at(50)), Pace::Doze(Some(at(150))));
+        assert_eq!(pace(false, false, true, None, at(9), at(950)), Pace::Doze(Some(at(1009))));
     }
 
     #[test]
