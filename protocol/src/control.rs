@@ -145,6 +145,19 @@ pub enum Pressure {
     Unknown,
 }
 
+impl Pressure {
+    /// Its name in lines and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::Cpu => "cpu",
+            Self::Throttled => "throttled",
+            Self::Memory => "memory",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// What a container has to do and what it uses. A value that its cgroup does not tell, or that has no limit, is absent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]

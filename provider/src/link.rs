@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
 use hyperfaas_protocol::FunctionKey;
-use hyperfaas_protocol::control::{Hello, LINE_MAX, LINK_VERSION, Report, Watermark};
+use hyperfaas_protocol::control::{Hello, LINE_MAX, LINK_VERSION, Pressure, Report, Watermark};
 use hyperfaas_protocol::moment::{Clock, Moment};
 use sha2::Sha256;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -115,8 +115,8 @@ fn heard(cluster: &Cluster, function: &FunctionKey, id: &ReplicaId, report: Repo
         Report::Watermark(mark) => {
             if cluster.marked(function, id, mark) {
                 let Watermark { level, reason, crossings } = mark;
-                let level = level.name();
-                debug!(%function, %replica, level, ?reason, crossings, "replica crossed a watermark");
+                let (level, reason) = (level.name(), reason.map(Pressure::name));
+                debug!(%function, %replica, level, reason, crossings, "replica crossed a watermark");
             }
         }
         Report::Load(load) => {
