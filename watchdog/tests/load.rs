@@ -186,7 +186,7 @@ fn what_happened_while_it_was_idle_is_no_reason() {
     cgroup.set("cpuacct/cpuacct.usage", "", 1_000_000_000_000);
     let begun = Begun::new(&watchdog);
     assert_eq!(report(&mut link)["throttled_periods"], 5);
-    cgroup.set("cpuacct/cpuacct.usage", "", 1_000_009_000_000);
+    cgroup.set("cpuacct/cpuacct.usage", "", 1_001_000_000_000);
     assert_eq!(crossing(&mut link).0, high("cpu", 1));
     begun.finish();
 }
