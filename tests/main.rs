@@ -5,4 +5,5 @@
 mod contract;
 mod e2e;
 mod golden;
+mod sim;
 mod support;

@@ -302,7 +302,12 @@ impl Cluster {
 #[derive(Debug, Clone)]
 pub enum Setback {
     /// The function's own fault, or its image's: counts towards the back-off.
-    Failed(String),
+    Failed {
+        /// One line for callers.
+        reason: String,
+        /// Whether trying again soon would be in vain, so that nobody should wait for it.
+        is_final: bool,
+    },
     /// The engine was away: try again as soon as it is back.
     EngineAway,
 }

@@ -102,6 +102,7 @@ fn catalog_status(error: &CatalogError) -> StatusCode {
         | CatalogError::SecretNotFound { .. } => StatusCode::NOT_FOUND,
         CatalogError::NamespaceUnknown(_)
         | CatalogError::NamespaceIsDefault(_)
+        | CatalogError::NamespaceIsReserved(_)
         | CatalogError::NamespaceTooLarge(_)
         | CatalogError::SecretUnknown(_) => StatusCode::BAD_REQUEST,
         CatalogError::FunctionExists(_)

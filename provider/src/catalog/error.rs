@@ -30,6 +30,9 @@ pub enum CatalogError {
         /// What is left in it.
         left: &'static str,
     },
+    /// Names of services would be shadowed by functions in it.
+    #[error("namespace {0} is reserved for OpenFaaS' own services")]
+    NamespaceIsReserved(Namespace),
     /// The default namespace cannot go.
     #[error("namespace {0} is the default namespace and cannot be deleted")]
     NamespaceIsDefault(Namespace),

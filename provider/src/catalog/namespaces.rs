@@ -8,6 +8,9 @@ use hyperfaas_protocol::openfaas::FunctionNamespace;
 use super::{Catalog, CatalogError, Inner, Namespaces, functions_in};
 use crate::spec::DEPLOYMENT_MAX;
 
+/// Where OpenFaaS' own services live: functions call `gateway.openfaas`, so no function may be called so.
+const CORE_NAMESPACE: &str = "openfaas";
+
 impl Catalog {
     /// All namespaces: the default one first, then by name.
     pub fn namespaces(&self) -> Vec<Namespace> {
@@ -32,12 +35,16 @@ impl Catalog {
     /// Creates a namespace; `namespace.name` is set to `name`.
     ///
     /// # Errors
-    /// [`CatalogError::NamespaceExists`], [`CatalogError::NamespaceTooLarge`], or the disk's.
+    /// [`CatalogError::NamespaceIsReserved`], [`CatalogError::NamespaceExists`], [`CatalogError::NamespaceTooLarge`], or the
+    /// disk's.
     pub async fn create_namespace(
         &self,
         name: Namespace,
         namespace: FunctionNamespace,
     ) -> Result<(), CatalogError> {
+        if name.as_str() == CORE_NAMESPACE {
+            return Err(CatalogError::NamespaceIsReserved(name));
+        }
         self.write(move |inner| {
             if inner.namespaces().contains_key(&name) {
                 return Err(CatalogError::NamespaceExists(name));

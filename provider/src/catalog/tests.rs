@@ -201,6 +201,16 @@ async fn racing_creates_of_one_name_succeed_exactly_once() {
 }
 
 #[tokio::test]
+async fn the_namespace_of_openfaas_own_services_is_not_for_functions() {
+    let state = TempDir::new().unwrap();
+    let core = Namespace::parse("openfaas").unwrap();
+    assert!(matches!(
+        open(&state).create_namespace(core, FunctionNamespace::default()).await,
+        Err(CatalogError::NamespaceIsReserved(_))
+    ));
+}
+
+#[tokio::test]
 async fn a_namespace_goes_only_when_it_is_empty_and_not_the_default() {
     let state = TempDir::new().unwrap();
     let catalog = open(&state);

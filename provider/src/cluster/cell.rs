@@ -20,6 +20,9 @@ use crate::scheduler::{
 /// not started in a tight loop.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 
+/// After so many failed starts in a row a request is refused at once; before, it waits for the next try, about three seconds.
+const HOPELESS_AFTER: u32 = 3;
+
 /// How an attempt to place a request ended.
 #[derive(Debug)]
 pub enum Acquired {
@@ -74,6 +77,14 @@ struct Trouble {
     revision: u64,
     failure: Failure,
     reason: String,
+    is_final: bool,
+}
+
+impl Trouble {
+    /// Whether nobody should wait for the next try.
+    fn is_hopeless(&self) -> bool {
+        self.is_final || self.failure.count >= HOPELESS_AFTER
+    }
 }
 
 impl Cell {
@@ -175,7 +186,7 @@ impl Cell {
                     (r.revision, reason)
                 });
                 if let Some((revision, reason)) = trouble {
-                    state.fail(revision, reason, now);
+                    state.fail(revision, reason, true, now);
                 }
                 state.leave(replica, now);
             }
@@ -215,7 +226,7 @@ impl Cell {
         let replica = state.find(&observed.replica)?;
         let route = replica.settle(observed, now);
         if route.is_none() {
-            state.fail(observed.revision, "its container ended at once".into(), now);
+            state.fail(observed.revision, "its container ended at once".into(), false, now);
         }
         self.wake(state);
         route
@@ -306,7 +317,7 @@ impl Cell {
             let revision = replica.revision;
             replica.enter(Phase::Ended, now);
             if was_unstable {
-                state.fail(revision, reason, now);
+                state.fail(revision, reason, false, now);
             }
         }
         self.wake(state);
@@ -368,16 +379,16 @@ impl State {
     }
 
     fn set_back(&mut self, revision: u64, setback: Setback, now: Moment) {
-        if let Setback::Failed(reason) = setback {
-            self.fail(revision, reason, now);
+        if let Setback::Failed { reason, is_final } = setback {
+            self.fail(revision, reason, is_final, now);
         }
     }
 
-    fn fail(&mut self, revision: u64, reason: String, now: Moment) {
+    fn fail(&mut self, revision: u64, reason: String, is_final: bool, now: Moment) {
         let count =
             self.trouble.as_ref().filter(|t| t.revision == revision).map_or(0, |t| t.failure.count);
-        self.trouble =
-            Some(Trouble { revision, failure: Failure { count: count + 1, last: now }, reason });
+        let failure = Failure { count: count + 1, last: now };
+        self.trouble = Some(Trouble { revision, failure, reason, is_final });
     }
 
     /// How matters stand when no replica is ready.
@@ -391,7 +402,7 @@ impl State {
             return Acquired::Crashing { reason: crashed.trouble.clone().unwrap_or_default() };
         }
         match &self.trouble {
-            Some(trouble) if trouble.revision == revision => {
+            Some(trouble) if trouble.revision == revision && trouble.is_hopeless() => {
                 Acquired::Hopeless { reason: trouble.reason.clone() }
             }
             _ => Acquired::Wait,

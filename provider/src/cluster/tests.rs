@@ -53,6 +53,10 @@ fn phases(cluster: &Cluster) -> Vec<Phase> {
     snapshot.functions.iter().flat_map(|f| &f.replicas).map(|r| r.phase).collect()
 }
 
+fn failed(reason: &str) -> Setback {
+    Setback::Failed { reason: reason.into(), is_final: false }
+}
+
 fn acquire(cluster: &Cluster) -> Acquired {
     cluster.acquire(&key(), REVISION, &[])
 }
@@ -135,25 +139,36 @@ fn an_end_that_is_heard_of_before_the_start_is_not_lost() {
     cluster.died(&ContainerId("c1".into()), 3, at(1));
     cluster.started(&observed(1, true), at(2));
     assert_eq!(phases(&cluster), [Phase::Ended]);
+    let wanted = Some(Wanted { revision: REVISION, replicas: 1 });
+    assert!(cluster.find(&key()).unwrap().view(&key(), wanted).unwrap().failure.is_some());
+}
+
+#[test]
+fn an_image_that_cannot_be_had_is_hopeless_at_once() {
+    let cluster = Cluster::default();
+    cluster.begin(&Action::Prepare { function: key(), revision: REVISION }, None, at(0));
+    let outcome = Setback::Failed { reason: "no such image".into(), is_final: true };
+    cluster.prepared(&key(), REVISION, Err(outcome), at(1));
     let Acquired::Hopeless { reason } = acquire(&cluster) else { panic!("there is hope") };
-    assert!(reason.contains("status 3"), "{reason}");
+    assert_eq!(reason, "no such image");
 }
 
 #[test]
 fn failures_count_per_revision_and_a_ready_replica_clears_them() {
     let cluster = Cluster::default();
-    for n in 1..=2 {
+    for n in 1..=3 {
+        assert!(matches!(acquire(&cluster), Acquired::Wait), "the next try is worth waiting for");
         order(&cluster, n);
-        cluster.start_failed(&key(), &id(n), Setback::Failed("no".into()), at(u64::from(n)));
+        cluster.start_failed(&key(), &id(n), failed("no"), at(u64::from(n)));
     }
     assert!(matches!(acquire(&cluster), Acquired::Hopeless { .. }));
     assert!(
         matches!(cluster.acquire(&key(), REVISION + 1, &[]), Acquired::Wait),
         "a new revision starts afresh"
     );
-    ready(&cluster, 3);
-    cluster.begin(&Action::Clear { function: key(), replica: id(3) }, None, at(9));
-    cluster.removed(&ContainerId("c3".into()));
+    ready(&cluster, 4);
+    cluster.begin(&Action::Clear { function: key(), replica: id(4) }, None, at(9));
+    cluster.removed(&ContainerId("c4".into()));
     assert!(matches!(acquire(&cluster), Acquired::Wait));
 }
 
@@ -211,7 +226,7 @@ fn an_image_answer_for_an_older_revision_is_dropped() {
     let cluster = Cluster::default();
     cluster.begin(&Action::Prepare { function: key(), revision: 1 }, None, at(0));
     cluster.begin(&Action::Prepare { function: key(), revision: 2 }, None, at(1));
-    cluster.prepared(&key(), 1, Err(Setback::Failed("old".into())), at(2));
+    cluster.prepared(&key(), 1, Err(failed("old")), at(2));
     let view = cluster
         .find(&key())
         .unwrap()

@@ -125,7 +125,7 @@ impl Reconciler {
         };
         let secrets = self.catalog.secret_files(&function.spec).await.map_err(|error| {
             error!(%error, "secrets not readable");
-            Setback::Failed(error.to_string())
+            Setback::Failed { reason: error.to_string(), is_final: true }
         })?;
         let key = replica_key(self.catalog.master_key(), replica);
         Ok(start_order(&function, &image, replica.clone(), key, secrets))
@@ -164,7 +164,8 @@ async fn setback(error: &EngineError, what: &'static str) -> Setback {
         }
         _ => {
             warn!(%error, "{what}");
-            Setback::Failed(error.to_string())
+            let is_final = matches!(error, EngineError::ImageUnavailable { .. });
+            Setback::Failed { reason: error.to_string(), is_final }
         }
     }
 }

@@ -1,0 +1,4 @@
+//! The whole provider on a simulated engine: seeded changes and faults, invariants afterwards, callers all along.
+
+mod convergence;
+mod world;

@@ -1,0 +1,205 @@
+//! A provider whose containers are simulated and whose replicas answer on loopback, each only while its container runs.
+
+use std::net::{Ipv4Addr, TcpListener as StdListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, Response, StatusCode};
+use hyperfaas_protocol::moment::SystemClock;
+use hyperfaas_protocol::openfaas::FunctionDeployment;
+use hyperfaas_protocol::quantity::{Cpu, Memory};
+use hyperfaas_protocol::{FunctionKey, FunctionName, Namespace};
+use hyperfaas_provider::catalog::{Catalog, CatalogSettings};
+use hyperfaas_provider::cluster::Cluster;
+use hyperfaas_provider::dispatch::{Dispatch, DispatchSettings, InvokeError};
+use hyperfaas_provider::engine::sim::{Place, Program, SimEngine, SimHost};
+use hyperfaas_provider::engine::{Engine, Image, Observed, PullPolicy, ReplicaId, StartOrder};
+use hyperfaas_provider::reconcile::{Reconciler, Settings};
+use hyperfaas_provider::scheduler::Policy;
+use hyperfaas_provider::spec::FunctionSpec;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// The image every function of the world runs.
+pub(super) const IMAGE: &str = "example/f:1";
+/// The installation's name on the simulated host.
+const INSTALLATION: &str = "sim";
+
+/// A provider at work.
+pub(super) struct World {
+    pub(super) host: SimHost,
+    pub(super) engine: SimEngine,
+    pub(super) catalog: Arc<Catalog>,
+    dispatch: Arc<Dispatch>,
+    shutdown: CancellationToken,
+    _state: TempDir,
+}
+
+impl World {
+    pub(super) fn start() -> Self {
+        let host = SimHost::new(Cpu(2_000_000_000), Memory(8 << 30));
+        host.add_image(Image {
+            reference: IMAGE.into(),
+            id: "sha256:1".into(),
+            digest: None,
+            env: Vec::new(),
+            entrypoint: vec!["/f".into()],
+            command: Vec::new(),
+            user: "1000".into(),
+        });
+        let engine = SimEngine::new(&host, INSTALLATION);
+        let runtime = Handle::current();
+        let answering = engine.clone();
+        host.run_programs(move |order| program(order, &answering, &runtime));
+
+        let state = tempfile::tempdir().unwrap();
+        let settings = CatalogSettings {
+            state_dir: state.path().to_owned(),
+            default_namespace: Namespace::parse("openfaas-fn").unwrap(),
+            max_replicas: 10,
+        };
+        let catalog = Arc::new(Catalog::open(&settings).unwrap());
+        let cluster = Arc::new(Cluster::default());
+        let dispatch = Dispatch::new(
+            Arc::clone(&catalog),
+            Arc::clone(&cluster),
+            DispatchSettings {
+                head_timeout: Some(Duration::from_secs(10)),
+                cold_start_timeout: Duration::from_secs(10),
+                parked_max: 1000,
+            },
+        );
+        let shutdown = CancellationToken::new();
+        let reconciler = Reconciler {
+            catalog: Arc::clone(&catalog),
+            cluster,
+            engine: Arc::new(engine.clone()),
+            clock: Arc::new(SystemClock::start()),
+            settings: Settings {
+                policy: Policy {
+                    backoff_first: Duration::from_millis(5),
+                    backoff_most: Duration::from_millis(20),
+                    ..Policy::default()
+                },
+                pull: PullPolicy::Missing,
+                drain_timeout: Duration::from_secs(5),
+                stop_grace: Duration::from_secs(1),
+            },
+            tasks: TaskTracker::new(),
+            shutdown: shutdown.clone(),
+        };
+        tokio::spawn(reconciler.run());
+        let dispatch = Arc::new(dispatch);
+        Self { host, engine, catalog, dispatch, shutdown, _state: state }
+    }
+
+    /// Somebody who calls functions.
+    pub(super) fn caller(&self) -> Caller {
+        Caller { dispatch: Arc::clone(&self.dispatch) }
+    }
+
+    /// Every container there is.
+    pub(super) async fn containers(&self) -> Vec<Observed> {
+        self.engine.list().await.unwrap_or_default()
+    }
+
+    /// Whether exactly the wanted replicas of the wanted revisions run, and nothing else exists.
+    pub(super) async fn has_settled(&self) -> bool {
+        let containers = self.containers().await;
+        let wanted = self.catalog.snapshot();
+        let is_right = |function: &hyperfaas_provider::catalog::Function| {
+            let key = &function.spec.key;
+            let own: Vec<_> = containers.iter().filter(|c| c.function == *key).collect();
+            own.len() == function.replicas as usize
+                && own.iter().all(|c| c.is_running && c.revision == function.revision)
+        };
+        let strays = containers.iter().filter(|c| !wanted.contains_key(&c.function)).count();
+        strays == 0 && wanted.values().all(|function| is_right(function))
+    }
+}
+
+/// Calls functions through the provider's request path.
+pub(super) struct Caller {
+    dispatch: Arc<Dispatch>,
+}
+
+impl Caller {
+    /// One call.
+    pub(super) async fn call(&self, key: &FunctionKey) -> Result<Response<Body>, InvokeError> {
+        let request = Request::get("/").body(Body::empty()).unwrap();
+        self.dispatch.invoke(key, "/".parse().unwrap(), request).await
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+/// The function `name` of the default namespace.
+pub(super) fn key(name: &str) -> FunctionKey {
+    FunctionKey {
+        namespace: Namespace::parse("openfaas-fn").unwrap(),
+        name: FunctionName::parse(name).unwrap(),
+    }
+}
+
+/// A specification of `key`.
+pub(super) fn spec(key: &FunctionKey) -> FunctionSpec {
+    let deployment = FunctionDeployment {
+        service: key.name.to_string(),
+        image: IMAGE.into(),
+        ..FunctionDeployment::default()
+    };
+    FunctionSpec::parse(deployment, &key.namespace).unwrap()
+}
+
+/// A replica's two servers, on free ports of the loopback address.
+fn program(order: &StartOrder, engine: &SimEngine, runtime: &Handle) -> Program {
+    let listen = || {
+        let listener = StdListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        (listener, port)
+    };
+    let ((http, http_port), (control, control_port)) = (listen(), listen());
+    let (engine, replica) = (engine.clone(), order.replica.clone());
+    runtime.spawn(async move {
+        let app = Router::new().fallback(move || answer(engine.clone(), replica.clone()));
+        axum::serve(TcpListener::from_std(http).unwrap(), app).await
+    });
+    runtime.spawn(report_ready(control));
+    let place = Place { address: Ipv4Addr::LOCALHOST.into(), http_port, control_port };
+    Program { place: Some(place), ..Program::default() }
+}
+
+/// 200 while the replica's container runs; 410 for a request that went to one that does not.
+async fn answer(engine: SimEngine, replica: ReplicaId) -> StatusCode {
+    match engine.list().await {
+        Ok(list) if list.iter().any(|c| c.replica == replica && c.is_running) => StatusCode::OK,
+        Ok(_) => StatusCode::GONE,
+        Err(_) => StatusCode::OK, // the engine is away, containers go on
+    }
+}
+
+/// A watchdog's side of the control link: whoever greets is told that the function is ready.
+async fn report_ready(control: StdListener) {
+    let listener = TcpListener::from_std(control).unwrap();
+    while let Ok((stream, _)) = listener.accept().await {
+        tokio::spawn(async move {
+            let mut stream = BufReader::new(stream);
+            let mut hello = String::new();
+            if stream.read_line(&mut hello).await.is_ok_and(|read| read > 0) {
+                let _ = stream.write_all(b"{\"event\":\"state\",\"state\":\"ready\"}\n").await;
+                let _ = stream.read_u8().await; // until the provider hangs up
+            }
+        });
+    }
+}
