@@ -7,6 +7,7 @@
 //! gets no new request.
 
 mod cell;
+mod load;
 mod replica;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,8 @@ use crate::scheduler::{Action, Snapshot, Wanted};
 
 pub use cell::Acquired;
 use cell::Cell;
+use load::Crossings;
+pub use load::ReplicaLoad;
 pub use replica::{Route, Ticket};
 
 /// Every replica of every function.
@@ -37,6 +40,7 @@ pub struct Cluster {
     version: watch::Sender<u64>,
     /// Containers whose end was heard of before the engine had answered their start.
     early_deaths: Mutex<VecDeque<(ContainerId, i64)>>,
+    crossings: Crossings,
 }
 
 /// More starts than this are never under way together.
@@ -49,6 +53,7 @@ impl Default for Cluster {
             is_engine_up: AtomicBool::new(false),
             version: watch::Sender::new(0),
             early_deaths: Mutex::default(),
+            crossings: Crossings::default(),
         }
     }
 }

@@ -1,7 +1,9 @@
-//! The control link to one replica's watchdog: hears at once when its function is ready, crashed or draining.
+//! The control link to one replica's watchdog: hears at once when its function is ready, crashed or draining, and when it has
+//! more to do than it can.
 //!
 //! In: a route and its key. Out: reports to the cluster. The link is dialled again whenever it breaks, until the replica is
-//! gone; while it is down the last report holds.
+//! gone; while it is down the last reports hold. A new connection is told first what holds by then.
+//! Always: what a newer watchdog says beyond that is ignored.
 //! Source of the lines: [`hyperfaas_protocol::control`].
 
 use std::io;
@@ -10,8 +12,8 @@ use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
 use hyperfaas_protocol::FunctionKey;
-use hyperfaas_protocol::control::{Hello, LINE_MAX, LINK_VERSION, Report};
-use hyperfaas_protocol::moment::Clock;
+use hyperfaas_protocol::control::{Hello, LINE_MAX, LINK_VERSION, Pressure, Report, Watermark};
+use hyperfaas_protocol::moment::{Clock, Moment};
 use sha2::Sha256;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -83,7 +85,7 @@ async fn connection(
     let stream = tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect(route.control)).await??;
     stream.set_nodelay(true)?;
     let mut stream = BufReader::with_capacity(512, stream);
-    let hello = Hello { version: LINK_VERSION, key: key.to_owned() };
+    let hello = Hello { version: LINK_VERSION, key: key.to_owned(), load: true };
     let mut line = serde_json::to_vec(&hello)?;
     line.push(b'\n');
     stream.write_all(&line).await?;
@@ -97,8 +99,89 @@ async fn connection(
                 Ok(())
             };
         }
-        let Report::State { state, reason } = serde_json::from_slice(&line)?;
-        debug!(%function, replica = %route.replica.0, ?state, ?reason, "replica reported");
-        cluster.reported(function, &route.replica, state, reason.as_deref(), clock.now());
+        let report = serde_json::from_slice(&line)?;
+        heard(cluster, function, &route.replica, report, clock.now());
+    }
+}
+
+/// Passes on what one line said.
+fn heard(cluster: &Cluster, function: &FunctionKey, id: &ReplicaId, report: Report, now: Moment) {
+    let replica = &id.0;
+    match report {
+        Report::State { state, reason } => {
+            debug!(%function, %replica, ?state, ?reason, "replica reported");
+            cluster.reported(function, id, state, reason.as_deref(), now);
+        }
+        Report::Watermark(mark) => {
+            if cluster.marked(function, id, mark) {
+                let Watermark { level, reason, crossings } = mark;
+                let (level, reason) = (level.name(), reason.map(Pressure::name));
+                debug!(%function, %replica, level, reason, crossings, "replica crossed a watermark");
+            }
+        }
+        Report::Load(load) => {
+            debug!(%function, %replica, ?load, "replica reported its load");
+            cluster.loaded(function, id, load, now);
+        }
+        Report::Unknown => trace!(%function, %replica, "report of a newer watchdog ignored"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use hyperfaas_protocol::control::Level;
+    use hyperfaas_protocol::moment::SystemClock;
+    use hyperfaas_protocol::{FunctionName, Namespace};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::engine::{ContainerId, Observed};
+
+    #[tokio::test]
+    async fn reports_reach_the_cluster_and_a_newer_watchdogs_break_nothing() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let function = FunctionKey {
+            namespace: Namespace::parse("ns").unwrap(),
+            name: FunctionName::parse("f").unwrap(),
+        };
+        let observed = Observed {
+            container: ContainerId("c".into()),
+            replica: ReplicaId("ns.f.1".into()),
+            function: function.clone(),
+            revision: 1,
+            http_port: 1,
+            control_port: listener.local_addr().unwrap().port(),
+            is_running: true,
+            address: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        };
+        let (cluster, clock) = (Cluster::default(), SystemClock::start());
+        let route = cluster.adopt(&observed, clock.now()).unwrap();
+        let watchdog = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let lines = concat!(
+                r#"{"event":"bounced","lane":7}"#,
+                "\n",
+                r#"{"event":"state","state":"ready"}"#,
+                "\n",
+                r#"{"event":"watermark","level":"high","reason":"disk","crossings":1}"#,
+                "\n",
+                r#"{"event":"load","in_flight":3,"gpu":1}"#,
+                "\n",
+            );
+            stream.write_all(lines.as_bytes()).await.unwrap();
+            let mut hello = vec![0; 64];
+            let count = stream.read(&mut hello).await.unwrap();
+            String::from_utf8(hello[..count].to_vec()).unwrap()
+        };
+        let (outcome, hello) =
+            tokio::join!(connection(&cluster, &clock, &function, &route, "k"), watchdog);
+        outcome.unwrap();
+        assert_eq!(hello, "{\"version\":1,\"key\":\"k\",\"load\":true}\n");
+        assert_eq!(cluster.available(&function), 1);
+        let known = cluster.loads(&function).pop().unwrap();
+        assert_eq!(known.watermark.unwrap().level, Level::High);
+        assert_eq!(known.load.unwrap().0.in_flight, 3);
     }
 }

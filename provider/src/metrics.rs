@@ -57,6 +57,11 @@ impl Metrics {
         Self(Arc::new(Inner { registry, requests, seconds }))
     }
 
+    /// Shows what `counter` counts on this page too; its name must be no other's.
+    pub fn add(&self, counter: IntCounterVec) {
+        self.0.registry.register(Box::new(counter)).expect("the names are constant and differ");
+    }
+
     /// The metrics of the route `path`.
     pub fn route(&self, path: &'static str) -> RouteMetrics {
         RouteMetrics { metrics: self.clone(), path }

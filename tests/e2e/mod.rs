@@ -3,6 +3,7 @@
 mod bad_images;
 mod deployment;
 mod lifecycle;
+mod load;
 mod logs;
 mod restart;
 mod samples;

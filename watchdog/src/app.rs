@@ -10,6 +10,7 @@ use hyperfaas_protocol::control::{Boot, FUNCTION_PORT, OwnerState};
 use hyperfaas_protocol::duration::GoDuration;
 use hyperfaas_protocol::moment::SystemClock;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::boot::Place;
@@ -19,11 +20,12 @@ use crate::front::Front;
 use crate::health::LockFile;
 use crate::http::{self, Doors, Server};
 use crate::jwt::Guard;
+use crate::load::Told;
 use crate::log::{self, Stream, line};
 use crate::pid1::{Reaper, StopSignals};
 use crate::state::State;
 use crate::worker::{Surroundings, Worker};
-use crate::{control, worker};
+use crate::{control, load, worker};
 
 /// Exit code when something that is needed cannot be had.
 const FAILED: u8 = 1;
@@ -106,7 +108,8 @@ impl App {
         announce(&config);
         let listener = open(config.port, "Listening on port")?;
         if let Some(boot) = &boot {
-            open_control(boot, &state)?;
+            let told = load::start(books.clone(), &config.cgroup_root, clock);
+            open_control(boot, &state, told)?;
         }
         open_metrics(&config, &books, is_managed)?;
         let doors = Doors::open();
@@ -246,9 +249,9 @@ fn open(port: u16, what: &str) -> Result<TcpListener, u8> {
     }
 }
 
-fn open_control(boot: &Boot, state: &Arc<State>) -> Result<(), u8> {
+fn open_control(boot: &Boot, state: &Arc<State>, told: watch::Receiver<Told>) -> Result<(), u8> {
     let listener = open(boot.control_port, "Control link listening on port")?;
-    control::serve(listener, boot, state.clone());
+    control::serve(listener, boot, state.clone(), told);
     Ok(())
 }
 

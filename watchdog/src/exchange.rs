@@ -7,11 +7,12 @@
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hyper::{Method, Request, Uri};
 use hyperfaas_protocol::moment::{Clock, Moment, SystemClock};
+use tokio::sync::Notify;
 
 use crate::admission::{Admission, Load, admit};
 use crate::log;
@@ -25,13 +26,40 @@ const CLIENT_GONE: u16 = 504;
 pub(crate) struct Books {
     limit: Option<NonZeroUsize>,
     running: AtomicUsize,
+    arrived: AtomicU64,
+    served: AtomicU64,
+    refused: AtomicU64,
+    service_us: AtomicU64,
+    arrival: Notify,
     pub(crate) metrics: Metrics,
     clock: SystemClock,
 }
 
+/// Counts since the watchdog started, but for those in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Tally {
+    pub(crate) in_flight: u64,
+    pub(crate) arrived: u64,
+    /// Those that are over, refused ones included.
+    pub(crate) served: u64,
+    pub(crate) refused: u64,
+    /// The time from arrival to end of all those that are over.
+    pub(crate) service_us: u64,
+}
+
 impl Books {
     pub(crate) fn new(limit: Option<NonZeroUsize>, clock: SystemClock) -> Self {
-        Self { limit, running: AtomicUsize::new(0), metrics: Metrics::default(), clock }
+        Self {
+            limit,
+            running: AtomicUsize::new(0),
+            arrived: AtomicU64::new(0),
+            served: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            service_us: AtomicU64::new(0),
+            arrival: Notify::new(),
+            metrics: Metrics::default(),
+            clock,
+        }
     }
 
     /// Requests admitted and not yet over.
@@ -39,15 +67,39 @@ impl Books {
         self.running.load(Ordering::Relaxed)
     }
 
+    /// Most requests that may be in flight.
+    pub(crate) fn limit(&self) -> Option<usize> {
+        self.limit.map(NonZeroUsize::get)
+    }
+
+    /// The counts now.
+    pub(crate) fn tally(&self) -> Tally {
+        Tally {
+            in_flight: u64::try_from(self.running()).unwrap_or(u64::MAX),
+            arrived: self.arrived.load(Ordering::Relaxed),
+            served: self.served.load(Ordering::Relaxed),
+            refused: self.refused.load(Ordering::Relaxed),
+            service_us: self.service_us.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Waits for a request to arrive while none is in flight; one that did so unwatched counts. For one waiter.
+    pub(crate) async fn arrival(&self) {
+        self.arrival.notified().await;
+    }
+
     /// What would become of one more request now.
     pub(crate) fn admission(&self) -> Admission {
-        admit(Load { in_flight: self.running(), limit: self.limit.map(NonZeroUsize::get) })
+        admit(Load { in_flight: self.running(), limit: self.limit() })
     }
 
     /// Opens the books for a request, whether it will be admitted or not.
     pub(crate) fn open<B>(self: &Arc<Self>, request: &Request<B>) -> Exchange {
         self.metrics.begin();
-        self.running.fetch_add(1, Ordering::Relaxed);
+        self.arrived.fetch_add(1, Ordering::Relaxed);
+        if self.running.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.arrival.notify_one();
+        }
         Exchange {
             books: self.clone(),
             method: request.method().clone(),
@@ -87,6 +139,11 @@ impl Exchange {
         self.books.clock.now().since(self.start)
     }
 
+    /// Notes that it is turned away because too many are in flight.
+    pub(crate) fn refused(&self) {
+        self.books.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Notes the status of the answer.
     pub(crate) fn answered(&mut self, code: u16) {
         self.code = Some(code);
@@ -101,6 +158,9 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         let elapsed = self.elapsed();
+        let elapsed_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+        self.books.service_us.fetch_add(elapsed_us, Ordering::Relaxed);
+        self.books.served.fetch_add(1, Ordering::Relaxed);
         self.books.running.fetch_sub(1, Ordering::Relaxed);
         self.books.metrics.end(&self.method, self.code.unwrap_or(CLIENT_GONE), elapsed);
         if let Some(Access { status, length, call_id }) = self.access.take() {

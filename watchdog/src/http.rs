@@ -247,6 +247,7 @@ impl Server {
         match admission {
             Admission::Run => self.worker.clone().serve(request, peer, exchange).await,
             Admission::Refuse { limit } => {
+                exchange.refused();
                 exchange.answered(StatusCode::TOO_MANY_REQUESTS.as_u16());
                 refused(limit)
             }

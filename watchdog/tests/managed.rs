@@ -7,17 +7,17 @@ use std::io::{BufRead, BufReader, Read, Write};
 
 use crate::support::{PATIENCE, Script, Upstream, Watchdog, eventually, now};
 
-const KEY: &str = "open sesame";
+pub(crate) const KEY: &str = "open sesame";
 
 /// A boot variable for a function of kind `watchdog`, with `user` as the image's user.
-fn boot(user: &str) -> String {
+pub(crate) fn boot(user: &str) -> String {
     format!(
         "{{\"version\":1,\"key\":\"{KEY}\",\"control_port\":0,\"http_port\":0,\"kind\":\"watchdog\",\"user\":\"{user}\"}}"
     )
 }
 
 /// The provider's end of the control link.
-struct Link {
+pub(crate) struct Link {
     reader: BufReader<TcpStream>,
 }
 
@@ -28,17 +28,25 @@ impl Link {
         Self::dial(port, hello)
     }
 
-    fn dial(port: u16, hello: &str) -> Self {
+    pub(crate) fn dial(port: u16, hello: &str) -> Self {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(hello.as_bytes()).unwrap();
         Self { reader: BufReader::new(stream) }
     }
 
-    fn line(&mut self) -> String {
+    pub(crate) fn line(&mut self) -> String {
         let mut line = String::new();
         self.reader.read_line(&mut line).unwrap();
         line
+    }
+
+    /// Whether nothing comes for this long.
+    pub(crate) fn is_silent_for(&mut self, time: Duration) -> bool {
+        self.reader.get_ref().set_read_timeout(Some(time)).unwrap();
+        let read = self.reader.fill_buf().map(<[u8]>::len);
+        self.reader.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
+        read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
     }
 
     /// Whether the other side closes without a byte.

@@ -50,8 +50,8 @@ pub(super) struct Cell {
 }
 
 #[derive(Debug, Default)]
-struct State {
-    replicas: Vec<Replica>,
+pub(super) struct State {
+    pub(super) replicas: Vec<Replica>,
     image: Prepared,
     trouble: Option<Trouble>,
     parked: usize,
@@ -356,7 +356,7 @@ impl Cell {
         self.lock().replicas.iter().map(|r| r.revision).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -368,7 +368,7 @@ impl Cell {
 }
 
 impl State {
-    fn find(&mut self, id: &ReplicaId) -> Option<&mut Replica> {
+    pub(super) fn find(&mut self, id: &ReplicaId) -> Option<&mut Replica> {
         self.replicas.iter_mut().find(|r| r.id == *id)
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use hyperfaas_http::client::{Pool, PoolSettings};
+use hyperfaas_protocol::control::{Load, Watermark};
 use hyperfaas_protocol::moment::Moment;
 use tokio::sync::Notify;
 
@@ -24,6 +25,10 @@ pub(super) struct Replica {
     pub(super) was_ready: bool,
     /// What its watchdog last said of a crash.
     pub(super) trouble: Option<String>,
+    /// What its watchdog last said of its watermarks.
+    pub(super) watermark: Option<Watermark>,
+    /// What its watchdog last said of its load, and when.
+    pub(super) load: Option<(Load, Moment)>,
 }
 
 impl Replica {
@@ -37,6 +42,8 @@ impl Replica {
             route: None,
             was_ready: false,
             trouble: None,
+            watermark: None,
+            load: None,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use hyperfaas_protocol::control::{Level, Load, Pressure, Watermark};
 use hyperfaas_protocol::{FunctionName, Namespace};
 
 use super::*;
@@ -78,6 +79,34 @@ fn a_replica_serves_from_ready_until_drained() {
     drop(ticket);
     cluster.removed(&ContainerId("c1".into()));
     assert!(phases(&cluster).is_empty());
+}
+
+#[test]
+fn the_newest_load_and_watermark_are_kept_until_the_replica_is_gone() {
+    let cluster = Cluster::default();
+    ready(&cluster, 1);
+    let known = |cluster: &Cluster| cluster.loads(&key()).pop().unwrap();
+    assert_eq!((known(&cluster).watermark, known(&cluster).load), (None, None));
+    let mut changes = cluster.subscribe();
+    let high = Watermark { level: Level::High, reason: Some(Pressure::Cpu), crossings: 3 };
+    assert!(!cluster.marked(&key(), &id(1), Watermark::CALM), "nothing has happened yet");
+    assert!(cluster.marked(&key(), &id(1), high));
+    assert!(!cluster.marked(&key(), &id(1), high), "a link that was dialled again says it again");
+    for served in 1..=3 {
+        cluster.loaded(&key(), &id(1), Load { served, ..Load::default() }, at(served));
+    }
+    let load = Load { served: 3, ..Load::default() };
+    let expected = ReplicaLoad { replica: id(1), watermark: Some(high), load: Some((load, at(3))) };
+    assert_eq!(cluster.loads(&key()), [expected]);
+    let events = cluster.watermark_events();
+    let count = |level: &str| events.with_label_values(&[level]).get();
+    assert_eq!((count("high"), count("low")), (2, 1), "1 and 3 are high, 2 was low");
+    assert!(!changes.has_changed().unwrap(), "the scheduler is not woken");
+    changes.mark_unchanged();
+
+    cluster.died(&ContainerId("c1".into()), 0, at(9));
+    assert!(!cluster.marked(&key(), &id(1), Watermark { crossings: 5, ..high }));
+    assert!(cluster.loads(&key()).is_empty());
 }
 
 #[test]

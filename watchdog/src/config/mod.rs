@@ -18,6 +18,8 @@ use hyperfaas_protocol::control::Boot;
 use hyperfaas_protocol::duration::GoDuration;
 use hyperfaas_protocol::image::FunctionKind;
 
+use crate::cgroup;
+
 pub(crate) use dialect::Dialect;
 pub(crate) use jwt::JwtSettings;
 pub(crate) use upstream::Upstream;
@@ -61,6 +63,8 @@ pub(crate) struct Config {
     pub(crate) output: OutputSettings,
     /// The function is a web server of its own: every path is its own, cleaned or not, health included.
     pub(crate) is_relay: bool,
+    /// Where our own cgroup's files are; `HYPERFAAS_CGROUP_ROOT` names another folder for tests.
+    pub(crate) cgroup_root: PathBuf,
 }
 
 /// How requests reach the function.
@@ -200,6 +204,10 @@ impl Config {
             ready_path: ready_path(&vars, dialect)?,
             jwt: jwt::settings(&vars, dialect, std::fs::read_to_string)?,
             is_relay: is_server,
+            cgroup_root: vars
+                .filled("HYPERFAAS_CGROUP_ROOT")
+                .unwrap_or_else(|| cgroup::ROOT.into())
+                .into(),
             output: OutputSettings {
                 prefix: !is_server && vars.go_bool("prefix_logs").unwrap_or(true),
                 line_max: line_max(&vars, dialect)?,

@@ -1,0 +1,145 @@
+//! What the replicas' watchdogs say of their load: the newest of each kind, and how often watermarks were crossed.
+//!
+//! In: the control links' reports. Out: [`ReplicaLoad`]s for whoever asks, and a counter.
+//! Always: a crossing is counted once, whether it was heard of at once, after a break of the link, or twice. Nothing is decided
+//! by it yet, so no report wakes the scheduler.
+
+use hyperfaas_protocol::FunctionKey;
+use hyperfaas_protocol::control::{Level, Load, Watermark};
+use hyperfaas_protocol::moment::Moment;
+use prometheus::{IntCounterVec, Opts};
+
+use super::Cluster;
+use super::cell::Cell;
+use crate::engine::ReplicaId;
+
+/// What a replica's watchdog last said of its load.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaLoad {
+    /// Which replica.
+    pub replica: ReplicaId,
+    /// Its side of the watermarks; `None` until its watchdog has said so.
+    pub watermark: Option<Watermark>,
+    /// The last report, and when it came; `None` before the first, which comes when it has been busy for a second.
+    pub load: Option<(Load, Moment)>,
+}
+
+/// Crossings of all replicas' watermarks since this process started.
+#[derive(Debug)]
+pub(super) struct Crossings(IntCounterVec);
+
+impl Default for Crossings {
+    fn default() -> Self {
+        let options = Opts::new(
+            "hyperfaas_replica_watermark_events_total",
+            "Times a replica went above its high watermark, or below its low one again.",
+        );
+        let counter =
+            IntCounterVec::new(options, &["level"]).expect("the names are constant and valid");
+        for level in [Level::Low, Level::High] {
+            counter.with_label_values(&[level.name()]);
+        }
+        Self(counter)
+    }
+}
+
+impl Cluster {
+    /// The watchdog of `replica` said on which side of its watermarks it is; whether that was news.
+    pub fn marked(&self, key: &FunctionKey, replica: &ReplicaId, mark: Watermark) -> bool {
+        let Some(before) = self.find(key).and_then(|cell| cell.marked(replica, mark)) else {
+            return false;
+        };
+        let (low, high) = crossings(before, mark);
+        self.crossings.0.with_label_values(&[Level::Low.name()]).inc_by(low);
+        self.crossings.0.with_label_values(&[Level::High.name()]).inc_by(high);
+        low + high > 0
+    }
+
+    /// The watchdog of `replica` reported its load.
+    pub fn loaded(&self, key: &FunctionKey, replica: &ReplicaId, load: Load, now: Moment) {
+        if let Some(cell) = self.find(key) {
+            cell.loaded(replica, load, now);
+        }
+    }
+
+    /// What is known of the load of each replica of `key` whose container runs, oldest first.
+    pub fn loads(&self, key: &FunctionKey) -> Vec<ReplicaLoad> {
+        self.find(key).map_or_else(Vec::new, |cell| cell.loads())
+    }
+
+    /// The counter of crossings by `level`, for the metrics page; clones share it.
+    pub fn watermark_events(&self) -> IntCounterVec {
+        self.crossings.0.clone()
+    }
+}
+
+impl Cell {
+    /// What was known before; `None` when there is no such replica any more.
+    fn marked(&self, id: &ReplicaId, mark: Watermark) -> Option<Option<Watermark>> {
+        let mut state = self.lock();
+        let replica = state.find(id).filter(|replica| replica.route.is_some())?;
+        Some(replica.watermark.replace(mark))
+    }
+
+    fn loaded(&self, id: &ReplicaId, load: Load, now: Moment) {
+        if let Some(replica) = self.lock().find(id).filter(|replica| replica.route.is_some()) {
+            replica.load = Some((load, now));
+        }
+    }
+
+    fn loads(&self) -> Vec<ReplicaLoad> {
+        let running = |state: &super::cell::State| {
+            let replicas = state.replicas.iter().filter(|replica| replica.route.is_some());
+            replicas
+                .map(|r| ReplicaLoad {
+                    replica: r.id.clone(),
+                    watermark: r.watermark,
+                    load: r.load,
+                })
+                .collect()
+        };
+        running(&self.lock())
+    }
+}
+
+/// How often the low and the high watermark were crossed since `before`; the crossings with odd numbers are the high ones.
+///
+/// Of a watchdog that has not been heard before, or has started anew, only what holds now is an event.
+const fn crossings(before: Option<Watermark>, now: Watermark) -> (u64, u64) {
+    match before {
+        Some(before) if before.crossings <= now.crossings => (
+            now.crossings / 2 - before.crossings / 2,
+            now.crossings.div_ceil(2) - before.crossings.div_ceil(2),
+        ),
+        _ => (0, matches!(now.level, Level::High) as u64),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mark(crossings: u64) -> Watermark {
+        let level = if crossings % 2 == 1 { Level::High } else { Level::Low };
+        Watermark { level, reason: None, crossings }
+    }
+
+    #[test]
+    fn crossings_are_counted_once_and_missed_ones_too() {
+        for (before, now, low, high) in [
+            (Some(0), 0, 0, 0),
+            (Some(0), 1, 0, 1),
+            (Some(1), 1, 0, 0),
+            (Some(1), 2, 1, 0),
+            (Some(0), 7, 3, 4),
+            (Some(3), 8, 3, 2),
+            (None, 0, 0, 0),
+            (None, 7, 0, 1),
+            (None, 8, 0, 0),
+            (Some(9), 1, 0, 1),
+            (Some(9), 0, 0, 0),
+        ] {
+            assert_eq!(crossings(before.map(mark), mark(now)), (low, high), "{before:?} {now}");
+        }
+    }
+}
