@@ -77,7 +77,7 @@ async fn keep_calling(caller: Caller, key: FunctionKey, stop: Arc<AtomicBool>) -
     while !stop.load(Ordering::Relaxed) {
         match caller.call(&key).await {
             Ok(answer) => {
-                assert_eq!(answer.status(), StatusCode::OK, "sent to a stopped container")
+                assert_eq!(answer.status(), StatusCode::OK, "sent to a stopped container");
             }
             Err(error) => panic!("call {served}: {error}"),
         }
@@ -88,7 +88,7 @@ async fn keep_calling(caller: Caller, key: FunctionKey, stop: Arc<AtomicBool>) -
 }
 
 async fn run(seed: u64) {
-    println!("seed {seed}");
+    eprintln!("seed {seed}");
     let world = World::start();
     let steady = key("steady");
     world.catalog.create(spec(&steady)).await.unwrap();
