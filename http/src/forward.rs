@@ -33,6 +33,8 @@ pub enum HostPolicy {
     Keep,
     /// The upstream's own address.
     Upstream,
+    /// The caller's for streams and upgrades, the upstream's for all others, as faas-provider's proxy does it.
+    UpstreamUnlessStream,
 }
 
 /// How a request is passed on.
@@ -103,7 +105,15 @@ pub async fn forward(
     let is_stream = upgrade.is_some() || accepts_stream(request.headers());
     let content_type = request.headers().get(CONTENT_TYPE).cloned();
     let caller = request.extensions_mut().remove::<OnUpgrade>().filter(|_| upgrade.is_some());
-    prepare(&mut request, pool, options, upgrade.as_ref());
+    prepare(&mut request, options, upgrade.as_ref());
+    let keeps_host = match options.host {
+        HostPolicy::Keep => true,
+        HostPolicy::Upstream => false,
+        HostPolicy::UpstreamUnlessStream => is_stream,
+    };
+    if !keeps_host {
+        request.headers_mut().insert(HOST, pool.host().clone());
+    }
 
     let (request, progress) = watch(request);
     let head_timeout = options.head_timeout.filter(|_| !is_stream);
@@ -128,12 +138,7 @@ pub async fn forward(
 }
 
 /// Makes the request fit for the next hop.
-fn prepare(
-    request: &mut Request<Body>,
-    pool: &Pool,
-    options: &ForwardOptions,
-    upgrade: Option<&HeaderValue>,
-) {
+fn prepare(request: &mut Request<Body>, options: &ForwardOptions, upgrade: Option<&HeaderValue>) {
     *request.uri_mut() = origin_form(request.uri());
     *request.version_mut() = Version::HTTP_11;
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
@@ -144,9 +149,6 @@ fn prepare(
     strip_hop_by_hop(headers);
     if let Some(protocol) = upgrade {
         set_upgrade(headers, protocol.clone());
-    }
-    if options.host == HostPolicy::Upstream {
-        headers.insert(HOST, pool.host().clone());
     }
 }
 

@@ -202,12 +202,8 @@ impl Cluster {
 
     /// A container's main process ended.
     pub fn died(&self, container: &ContainerId, exit_code: i64, now: Moment) {
-        let cells: Vec<_> = self.read().values().cloned().collect();
-        for cell in cells {
-            if cell.died(container, exit_code, now) {
-                self.bump();
-                return;
-            }
+        if self.cells().iter().any(|cell| cell.died(container, exit_code, now)) {
+            return self.bump();
         }
         let mut early = self.lock_early_deaths();
         if early.len() == EARLY_DEATHS_MAX {
@@ -218,19 +214,14 @@ impl Cluster {
 
     /// A container no longer exists.
     pub fn removed(&self, container: &ContainerId) {
-        let cells: Vec<_> = self.read().values().cloned().collect();
-        for cell in cells {
-            if cell.removed(container) {
-                self.bump();
-                return;
-            }
+        if self.cells().iter().any(|cell| cell.removed(container)) {
+            self.bump();
         }
     }
 
     /// The engine's own list: replicas that are not on it are gone.
     pub fn retain(&self, observed: &[Observed]) {
-        let cells: Vec<_> = self.read().values().cloned().collect();
-        for cell in cells {
+        for cell in self.cells() {
             cell.retain(|container| observed.iter().any(|o| o.container == *container));
         }
         self.bump();
@@ -265,6 +256,10 @@ impl Cluster {
         if cells.get(key).is_some_and(|cell| cell.is_idle()) {
             cells.remove(key);
         }
+    }
+
+    fn cells(&self) -> Vec<Arc<Cell>> {
+        self.read().values().cloned().collect()
     }
 
     fn find(&self, key: &FunctionKey) -> Option<Arc<Cell>> {

@@ -11,7 +11,6 @@ use axum::body::Body;
 use axum::http::uri::PathAndQuery;
 use axum::http::{Request, Response, Uri};
 use hyperfaas_http::forward::{ForwardError, ForwardOptions, HostPolicy, forward};
-use hyperfaas_http::headers::{accepts_stream, requested_upgrade};
 use hyperfaas_http::hold;
 use hyperfaas_protocol::FunctionKey;
 use tokio::time::{Instant, timeout_at};
@@ -72,12 +71,19 @@ pub struct Dispatch {
     catalog: Arc<Catalog>,
     cluster: Arc<Cluster>,
     settings: DispatchSettings,
+    forwarding: ForwardOptions,
 }
 
 impl Dispatch {
     /// A request path over what should exist and what does.
     pub fn new(catalog: Arc<Catalog>, cluster: Arc<Cluster>, settings: DispatchSettings) -> Self {
-        Self { catalog, cluster, settings }
+        let forwarding = ForwardOptions {
+            host: HostPolicy::UpstreamUnlessStream,
+            adds_forwarded: true,
+            head_timeout: settings.head_timeout,
+            fills_content_type: true,
+        };
+        Self { catalog, cluster, settings, forwarding }
     }
 
     /// Sends `request` to a replica of `key` under `target`; a function at zero is woken.
@@ -93,12 +99,11 @@ impl Dispatch {
         mut request: Request<Body>,
     ) -> Result<Response<Body>, InvokeError> {
         *request.uri_mut() = Uri::from(target);
-        let options = self.options(&request);
         let mut tried = Vec::new();
         let wait = Wait::new(self.settings.cold_start_timeout);
         loop {
             let ticket = self.ticket(key, &mut tried, &wait).await?;
-            match forward(&ticket.route().pool, request, &options).await {
+            match forward(&ticket.route().pool, request, &self.forwarding).await {
                 Ok(response) => return Ok(response.map(|body| hold(body, ticket))),
                 Err(ForwardError::Unsent { request: unsent, cause }) => {
                     debug!(function = %key, replica = %ticket.route().replica.0, %cause, "request not sent, trying elsewhere");
@@ -185,18 +190,6 @@ impl Dispatch {
             };
         }
         self.catalog.function(key).ok_or(InvokeError::UnknownFunction)
-    }
-
-    /// As faas-provider's proxy: the replica's `Host`, except for streams and upgrades, which keep the caller's.
-    fn options(&self, request: &Request<Body>) -> ForwardOptions {
-        let is_stream =
-            accepts_stream(request.headers()) || requested_upgrade(request.headers()).is_some();
-        ForwardOptions {
-            host: if is_stream { HostPolicy::Keep } else { HostPolicy::Upstream },
-            adds_forwarded: true,
-            head_timeout: self.settings.head_timeout,
-            fills_content_type: true,
-        }
     }
 }
 

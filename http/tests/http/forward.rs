@@ -59,7 +59,7 @@ async fn target_bytes_and_headers_pass_and_hop_by_hop_ones_do_not() {
 async fn the_host_can_be_kept_and_the_content_type_filled_in() {
     let (address, _, _task) = raw(|_, mut stream| async move {
         let head = read_head(&mut stream).await;
-        let body = if head.contains("host: gw\r\n") { "kept" } else { "lost" };
+        let body = if head.contains("\r\nhost: gw\r\n") { "kept" } else { "lost" };
         let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 4\r\nkeep-alive: x\r\n\r\n{body}");
         stream.write_all(answer.as_bytes()).await.unwrap();
     })
@@ -77,6 +77,25 @@ async fn the_host_can_be_kept_and_the_content_type_filled_in() {
     let typed =
         talk(front.address, &format!("GET / HTTP/1.1\r\n{close}content-type: a/b\r\n\r\n")).await;
     assert!(typed.contains("content-type: a/b\r\n"), "{typed}");
+}
+
+#[tokio::test]
+async fn streams_alone_keep_the_callers_host_where_that_is_asked_for() {
+    let (address, _, _task) = raw(|_, mut stream| async move {
+        let head = read_head(&mut stream).await;
+        let body = if head.contains("\r\nhost: gw\r\n") { "kept" } else { "ours" };
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n{body}");
+        stream.write_all(answer.as_bytes()).await.unwrap();
+    })
+    .await;
+    let options =
+        ForwardOptions { host: HostPolicy::UpstreamUnlessStream, ..ForwardOptions::default() };
+    let front = start(proxy(address, options));
+    let close = "GET / HTTP/1.1\r\nhost: gw\r\nconnection: close\r\n";
+    let plain = talk(front.address, &format!("{close}\r\n")).await;
+    assert!(plain.ends_with("ours"), "{plain}");
+    let stream = talk(front.address, &format!("{close}accept: text/event-stream\r\n\r\n")).await;
+    assert!(stream.ends_with("kept"), "{stream}");
 }
 
 #[tokio::test]

@@ -294,8 +294,7 @@ impl Cell {
             }
             // A crashed one that starts again stays `Crashed` until it is ready: it must not look like a fresh start.
             OwnerState::Starting if replica.phase == Phase::Crashed => {}
-            OwnerState::Starting => replica.enter(Phase::Starting, now),
-            OwnerState::Draining => replica.enter(Phase::Starting, now),
+            OwnerState::Starting | OwnerState::Draining => replica.enter(Phase::Starting, now),
         }
         self.wake(state);
     }

@@ -28,7 +28,10 @@ pub fn plan(snapshot: &Snapshot, policy: &Policy, now: Moment) -> Plan {
                 let count = missing_starts(function, wanted, policy, now, &mut plan);
                 missing.push((&function.key, wanted.revision, count));
             }
-            None => drain_where(function, "deleted", &mut plan, |_| true),
+            None => {
+                let all: Vec<_> = function.replicas.iter().collect();
+                drain_first(function, &all, all.len(), "deleted", &mut plan);
+            }
         }
     }
     let under_way = snapshot
@@ -110,21 +113,6 @@ fn drain_first(
                 reason,
             });
         }
-    }
-}
-
-fn drain_where(
-    function: &FunctionView,
-    reason: &'static str,
-    plan: &mut Plan,
-    which: impl Fn(&ReplicaView) -> bool,
-) {
-    for replica in function.replicas.iter().filter(|r| can_drain(r) && which(r)) {
-        plan.actions.push(Action::Drain {
-            function: function.key.clone(),
-            replica: replica.id.clone(),
-            reason,
-        });
     }
 }
 
