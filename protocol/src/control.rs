@@ -1,8 +1,10 @@
 //! What provider and watchdog agree on: the boot variable, and the control link's lines.
 //!
 //! The provider starts a container with [`Boot`] in the variable [`BOOT_VARIABLE`], then dials `control_port`, sends one
-//! [`Hello`] line and reads [`Report`] lines: what holds at that moment first, then every change.
-//! Lines are JSON, end in `\n`, and are at most [`LINE_MAX`] bytes. A peer with a wrong key or version gets nothing.
+//! [`Hello`] line and reads [`Report`] lines: what holds at that moment first, then every change. After its greeting it may
+//! send [`Order`] lines; what becomes of an order is a report of the worker it names.
+//! Lines are JSON and end in `\n`; reports and greetings are at most [`LINE_MAX`] bytes, orders at most [`ORDER_MAX`]. A peer
+//! with a wrong key or version gets nothing.
 //! Always: within one version either side may be the newer one. A watchdog sends what its peer has asked for in its
 //! [`Hello`], unknown fields are ignored, and an event or cause nobody knows reads as `Unknown`.
 
@@ -18,6 +20,10 @@ pub const VARIABLE_PREFIX: &str = "HYPERFAAS_";
 pub const LINK_VERSION: u8 = 1;
 /// Longest line on the control link, in bytes.
 pub const LINE_MAX: usize = 4096;
+/// Longest order, in bytes: a guest's whole environment travels in one.
+pub const ORDER_MAX: usize = 1 << 20;
+/// Places for a function's processes in one container; the first is the owner's.
+pub const WORKERS: usize = 2;
 /// The port every function serves, as OpenFaaS fixes it.
 pub const FUNCTION_PORT: u16 = 8080;
 /// Where the watchdog serves instead when the image itself owns [`FUNCTION_PORT`]; below the ephemeral range.
@@ -62,6 +68,80 @@ pub struct Hello {
     /// Whether [`Report::Load`] and [`Report::Watermark`] are wanted; providers that do not know them do not say so.
     #[serde(default, skip_serializing_if = "is_false")]
     pub load: bool,
+    /// Whether [`Report::Abilities`], [`Report::Worker`] and [`Report::Refused`] are wanted; a provider that gives orders
+    /// says so.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub workers: bool,
+}
+
+/// A line from the provider after its [`Hello`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "order", rename_all = "lowercase")]
+pub enum Order {
+    /// Give a generic worker a function.
+    Specialise {
+        /// Which worker, below [`WORKERS`].
+        worker: u8,
+        /// Greater than that of every order this worker has had; reports about the outcome carry it.
+        epoch: u64,
+        /// What to run.
+        work: Work,
+    },
+    /// Take the function from a worker: admit nothing, finish what runs, end every process, be generic again.
+    Release {
+        /// Which worker, below [`WORKERS`].
+        worker: u8,
+        /// The epoch it was specialised with; any other has no effect and is refused.
+        epoch: u64,
+        /// Longest wait for what runs, in milliseconds; what is not over by then is killed.
+        grace_ms: u64,
+    },
+    /// An order of a newer provider; read only, to be ignored.
+    #[serde(other, skip_serializing)]
+    Unknown,
+}
+
+/// What a worker is to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Work {
+    /// The function of the container's owner, exactly as its first worker runs it.
+    Own,
+    /// Another function.
+    Guest(Box<Guest>),
+}
+
+/// A function that runs in a container it does not own. Paths are those of the slot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guest {
+    /// `{name}.{namespace}`, for log lines.
+    pub function: String,
+    /// How the function is run.
+    pub kind: FunctionKind,
+    /// The image's own entrypoint.
+    #[serde(default)]
+    pub entrypoint: Vec<String>,
+    /// The image's own command.
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// Its whole environment, the watchdog's settings (`fprocess`, `mode` …) among it, each name once.
+    #[serde(default)]
+    pub environment: Vec<(String, String)>,
+    /// Its root directory, as the watchdog sees it: where the slot is mounted.
+    pub root: String,
+    /// Its working directory within `root`.
+    pub directory: String,
+    /// The user it runs as; never 0, and never used before in this container.
+    pub uid: u32,
+    /// Its group; never 0.
+    pub gid: u32,
+    /// Most requests in flight; none is without limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_flight_max: Option<u32>,
+    /// Most processes and threads of `uid`.
+    pub processes_max: u32,
+    /// Most open descriptors of one process.
+    pub descriptors_max: u32,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde calls")]
@@ -84,10 +164,70 @@ pub enum Report {
     /// A watermark was crossed; the newest report is the truth.
     Watermark(Watermark),
     /// How much the container has to do; the newest report is the truth.
-    Load(Load),
+    Load(Box<Load>),
+    /// What this watchdog can do; the first line for whoever asked for worker reports.
+    Abilities(Abilities),
+    /// A worker entered this state; the newest report of each worker is the truth.
+    Worker(WorkerReport),
+    /// An order that was not carried out and changed nothing.
+    Refused {
+        /// The worker it named.
+        worker: u8,
+        /// The epoch it carried.
+        epoch: u64,
+        /// Why, one line for people.
+        reason: String,
+    },
     /// An event of a newer watchdog; read only, to be ignored.
     #[serde(other, skip_serializing)]
     Unknown,
+}
+
+/// What a watchdog can do here; what is absent it cannot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Abilities {
+    /// How many workers it has that take orders; 0 where it cannot specialise any.
+    pub workers: u8,
+    /// Whether a second process of the owner's function can serve beside the first: ports can be moved, or none is used.
+    pub second_own: bool,
+    /// Whether it serves guests: everything their sealing needs is there.
+    pub guests: bool,
+    /// Version of the lanes it serves; 0 for none.
+    pub lanes: u8,
+}
+
+/// Where one worker stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerReport {
+    /// Which worker, below [`WORKERS`].
+    pub worker: u8,
+    /// The epoch of the order it follows; 0 for the owner's worker as the container began.
+    pub epoch: u64,
+    /// The state.
+    pub state: WorkerState,
+    /// Why, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// How often its process ended unasked, since the watchdog started. Whoever missed some knows from it how many.
+    #[serde(default)]
+    pub crashes: u64,
+}
+
+/// The states of a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkerState {
+    /// A process waits for an order; no function is there and nothing of an earlier one is left.
+    Generic,
+    /// Its function starts and cannot answer yet.
+    Specialising,
+    /// Able to answer now.
+    Ready,
+    /// Its function's process ended and will be started again after a back-off.
+    Crashed,
+    /// Admits nothing and finishes what runs, after which it is generic.
+    Draining,
 }
 
 /// On which side of its watermarks a container is.
@@ -201,6 +341,31 @@ pub struct Load {
     /// Share of the last ten seconds in which some task waited for memory (PSI), in hundredths of a percent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_stalled_basis_points: Option<u64>,
+    /// The same by worker, in their order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workers: Option<[WorkerLoad; WORKERS]>,
+}
+
+/// What one worker has to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WorkerLoad {
+    /// The epoch the numbers are about; they begin anew with each.
+    pub epoch: u64,
+    /// Requests it works on.
+    pub in_flight: u64,
+    /// Requests that wait for it in the watchdog.
+    pub queued: u64,
+    /// Most it works on at once, as set or as found; none is without limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_flight_max: Option<u64>,
+    /// Requests that are over.
+    pub served: u64,
+    /// Requests sent back to the provider.
+    pub bounced: u64,
+    /// Mean time from arrival to the answer's last byte of those that ended since the report before, in microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_us: Option<u64>,
 }
 
 /// Where the worker of the container's owner stands.
@@ -234,8 +399,8 @@ mod tests {
         assert_eq!(read(line), Report::Watermark(high));
         let load = Load { in_flight: 2, cpu_millicores: Some(99), ..Load::default() };
         let line = r#"{"event":"load","in_flight":2,"served":0,"refused":0,"cpu_millicores":99}"#;
-        assert_eq!(serde_json::to_string(&Report::Load(load)).unwrap(), line);
-        assert_eq!(read(line), Report::Load(load));
+        assert_eq!(serde_json::to_string(&Report::Load(Box::new(load))).unwrap(), line);
+        assert_eq!(read(line), Report::Load(Box::new(load)));
     }
 
     #[test]
@@ -248,12 +413,40 @@ mod tests {
         let line = r#"{"event":"watermark","level":"high","reason":"disk","crossings":1,"by":9}"#;
         let Report::Watermark(mark) = read(line) else { panic!("not a watermark") };
         assert_eq!((mark.level, mark.reason), (Level::High, Some(Pressure::Unknown)));
-        assert_eq!(read(r#"{"event":"load","gpu":1}"#), Report::Load(Load::default()));
+        assert_eq!(read(r#"{"event":"load","gpu":1}"#), Report::Load(Box::default()));
+    }
+
+    #[test]
+    fn orders_are_as_documented() {
+        let order = Order::Specialise { worker: 1, epoch: 7, work: Work::Own };
+        let line = r#"{"order":"specialise","worker":1,"epoch":7,"work":"own"}"#;
+        assert_eq!(serde_json::to_string(&order).unwrap(), line);
+        assert_eq!(serde_json::from_str::<Order>(line).unwrap(), order);
+        let release = Order::Release { worker: 1, epoch: 7, grace_ms: 500 };
+        let line = r#"{"order":"release","worker":1,"epoch":7,"grace_ms":500}"#;
+        assert_eq!(serde_json::to_string(&release).unwrap(), line);
+        assert_eq!(serde_json::from_str::<Order>(line).unwrap(), release);
+        let newer = r#"{"order":"freeze","worker":{"id":1}}"#;
+        assert_eq!(serde_json::from_str::<Order>(newer).unwrap(), Order::Unknown);
+        let report = WorkerReport {
+            worker: 1,
+            epoch: 7,
+            state: WorkerState::Specialising,
+            reason: None,
+            crashes: 0,
+        };
+        let line = r#"{"event":"worker","worker":1,"epoch":7,"state":"specialising","crashes":0}"#;
+        assert_eq!(serde_json::to_string(&Report::Worker(report.clone())).unwrap(), line);
+        assert_eq!(read(line), Report::Worker(report));
+        assert_eq!(
+            read(r#"{"event":"abilities","workers":2,"zygotes":3}"#),
+            Report::Abilities(Abilities { workers: 2, ..Abilities::default() })
+        );
     }
 
     #[test]
     fn an_older_side_neither_asks_for_load_nor_is_asked() {
-        let hello = Hello { version: LINK_VERSION, key: "k".into(), load: false };
+        let hello = Hello { version: LINK_VERSION, key: "k".into(), load: false, workers: false };
         let line = r#"{"version":1,"key":"k"}"#;
         assert_eq!(serde_json::to_string(&hello).unwrap(), line);
         assert_eq!(serde_json::from_str::<Hello>(line).unwrap(), hello);
@@ -261,9 +454,10 @@ mod tests {
 
     #[test]
     fn the_longest_load_is_far_below_the_bound() {
-        let text = serde_json::to_string(&Load::default()).unwrap();
+        let workers = Some([WorkerLoad::default(); WORKERS]);
+        let text = serde_json::to_string(&Load { workers, ..Load::default() }).unwrap();
         let names = "in_flight_max service_us cpu_millicores cpu_max_millicores throttled_periods throttled_us \
                      memory_bytes memory_max_bytes oom_kills cpu_stalled_basis_points memory_stalled_basis_points";
-        assert!(text.len() + names.len() + 15 * 24 < LINE_MAX / 2);
+        assert!(text.len() + names.len() + 29 * 24 < LINE_MAX / 2);
     }
 }

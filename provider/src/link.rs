@@ -85,7 +85,7 @@ async fn connection(
     let stream = tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect(route.control)).await??;
     stream.set_nodelay(true)?;
     let mut stream = BufReader::with_capacity(512, stream);
-    let hello = Hello { version: LINK_VERSION, key: key.to_owned(), load: true };
+    let hello = Hello { version: LINK_VERSION, key: key.to_owned(), load: true, workers: false };
     let mut line = serde_json::to_vec(&hello)?;
     line.push(b'\n');
     stream.write_all(&line).await?;
@@ -121,9 +121,11 @@ fn heard(cluster: &Cluster, function: &FunctionKey, id: &ReplicaId, report: Repo
         }
         Report::Load(load) => {
             debug!(%function, %replica, ?load, "replica reported its load");
-            cluster.loaded(function, id, load, now);
+            cluster.loaded(function, id, *load, now);
         }
-        Report::Unknown => trace!(%function, %replica, "report of a newer watchdog ignored"),
+        Report::Abilities(_) | Report::Worker(_) | Report::Refused { .. } | Report::Unknown => {
+            trace!(%function, %replica, "report that was not asked for ignored");
+        }
     }
 }
 

@@ -153,7 +153,7 @@ impl News {
         }
         if let Some(load) = told.load.filter(|_| self.reports != told.reports) {
             self.reports = told.reports;
-            add(&mut text, &Report::Load(load));
+            add(&mut text, &Report::Load(Box::new(load)));
         }
         text
     }
@@ -203,7 +203,7 @@ mod tests {
             let load = Some(Load { served: reports, ..Load::default() });
             told.send_replace(Told { mark, load, reports });
         }
-        let load = Report::Load(Load { served: 3, ..Load::default() });
+        let load = Report::Load(Box::new(Load { served: 3, ..Load::default() }));
         let high = Report::Watermark(mark);
         assert_eq!(lines(&news.take()), [high.clone(), load.clone()]);
         assert!(news.take().is_empty());

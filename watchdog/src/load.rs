@@ -203,6 +203,7 @@ fn load(from: &Taken, to: &Taken, limit: Option<usize>) -> Load {
         oom_kills: usage.oom_kills,
         cpu_stalled_basis_points: usage.cpu_stalled_basis_points,
         memory_stalled_basis_points: usage.memory_stalled_basis_points,
+        workers: None,
     }
 }
 
