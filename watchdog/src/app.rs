@@ -10,17 +10,16 @@ use hyperfaas_protocol::control::{Boot, FUNCTION_PORT, OwnerState};
 use hyperfaas_protocol::duration::GoDuration;
 use hyperfaas_protocol::moment::SystemClock;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::boot::Place;
 use crate::config::{Config, Mode};
+use crate::control::Desk;
 use crate::exchange::Books;
 use crate::front::Front;
 use crate::health::LockFile;
 use crate::http::{self, Doors, Server};
 use crate::jwt::Guard;
-use crate::load::Told;
 use crate::log::{self, Stream, line};
 use crate::pid1::{Reaper, StopSignals};
 use crate::state::State;
@@ -105,7 +104,8 @@ impl App {
         if let Some(boot) = &boot {
             let table = switch.table().clone();
             let told = load::start(books.clone(), table, &config.cgroup_root, clock);
-            open_control(boot, &state, told)?;
+            let desk = Desk { state: state.clone(), told, switch: switch.clone() };
+            open_control(boot, desk)?;
         }
         open_metrics(&config, &books, is_managed)?;
         let doors = Doors::open();
@@ -196,11 +196,14 @@ impl App {
         if !self.doors.close(self.config.timeouts.drain()).await {
             line!("Error in Shutdown: context deadline exceeded");
         }
-        if let Some(owner) = self.worker.as_ref().and_then(Worker::owner) {
-            owner.stop();
-            // Bounded: the owner kills what does not stop.
-            let _ = self.owner.await;
-        }
+        let first = async {
+            if let Some(owner) = self.worker.as_ref().and_then(Worker::owner) {
+                owner.stop();
+                // Bounded: the owner kills what does not stop.
+                let _ = self.owner.await;
+            }
+        };
+        tokio::join!(first, self.switch.end());
         line!("Exiting. Active connections: {}", self.books.running());
         0
     }
@@ -248,9 +251,9 @@ fn open(port: u16, what: &str) -> Result<TcpListener, u8> {
     }
 }
 
-fn open_control(boot: &Boot, state: &Arc<State>, told: watch::Receiver<Told>) -> Result<(), u8> {
+fn open_control(boot: &Boot, desk: Desk) -> Result<(), u8> {
     let listener = open(boot.control_port, "Control link listening on port")?;
-    control::serve(listener, boot, state.clone(), told);
+    control::serve(listener, boot, desk);
     Ok(())
 }
 

@@ -17,7 +17,6 @@ use tokio::sync::{Notify, watch};
 use super::Worker;
 use super::machine::{Event, Machine, Step};
 use crate::config::Config;
-use crate::state::State;
 
 /// One function in one worker, for one epoch.
 #[derive(Debug)]
@@ -32,8 +31,6 @@ pub(crate) struct Running {
     pub(crate) mode: Worker,
     /// `{name}.{namespace}` of a guest; `None` is the owner's function.
     pub(crate) guest: Option<String>,
-    /// Where its processes stand.
-    pub(super) state: Arc<State>,
     counts: Counts,
     clock: SystemClock,
 }
@@ -203,12 +200,12 @@ impl Running {
         (worker, epoch): (u8, u64),
         guest: Option<String>,
         config: Arc<Config>,
-        (mode, state): (Worker, Arc<State>),
+        mode: Worker,
         clock: SystemClock,
     ) -> Self {
         let limit = config.max_inflight.and_then(|max| u64::try_from(max.get()).ok()).unwrap_or(0);
         let counts = Counts { limit: limit.into(), ..Counts::default() };
-        Self { worker, epoch, config, mode, guest, state, counts, clock }
+        Self { worker, epoch, config, mode, guest, counts, clock }
     }
 
     /// Takes a place for one request; whether it may have one is decided before.
