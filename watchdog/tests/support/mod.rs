@@ -58,7 +58,7 @@ impl Watchdog {
 
     /// As [`Watchdog::start`], with the rights it has in a container whose image is not root's, and no other.
     pub(crate) fn start_as_in_a_container(vars: &[(&str, &str)]) -> Self {
-        Self::start_with("-all,+kill,+setgid,+setuid,+sys_ptrace", vars)
+        Self::start_with("-all,+kill,+setgid,+setpcap,+setuid,+sys_chroot,+sys_ptrace", vars)
     }
 
     fn start_with(capabilities: &str, vars: &[(&str, &str)]) -> Self {
