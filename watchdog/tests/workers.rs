@@ -135,7 +135,7 @@ impl Container {
             // At the same time, so that the least busy worker is another one each time.
             let mut clients: Vec<_> = (0..4).map(|_| self.watchdog.client()).collect();
             clients.iter_mut().for_each(|client| client.send("GET", "/", &[], b""));
-            seen = clients.iter_mut().map(|client| ok(client)).collect();
+            seen = clients.iter_mut().map(ok).collect();
             seen.len() == count
         });
         seen
@@ -495,7 +495,7 @@ fn switching_back_and_forth_leaks_nothing() {
     container.reported(0, 0, "ready");
     let files = |container: &Container| {
         let of = |path: &std::path::Path| std::fs::read_dir(path).unwrap().count();
-        of(container.directory.path()) + of(&container.watchdog.lock_file().parent().unwrap())
+        of(container.directory.path()) + of(container.watchdog.lock_file().parent().unwrap())
     };
     let warm_up = 200.min(count);
     let (mut before, mut times) = ((held(&container.watchdog), files(&container)), Vec::new());

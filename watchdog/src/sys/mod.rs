@@ -16,8 +16,7 @@ use rustix::process::DumpableBehavior;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-#[expect(unused_imports, reason = "until a worker takes guests")]
-pub(crate) use cage::{Cage, CageError, CagePlan, OUTBOUND, check_guests};
+pub(crate) use cage::{Cage, CagePlan, OUTBOUND, check_guests};
 pub(crate) use seal::{Seal, SealedCall};
 pub(crate) use spawn::{ChildStack, Launch, SignalMask, spawn};
 pub(crate) use sweep::{kill_all_of, remove_ipc_of};

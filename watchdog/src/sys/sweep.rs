@@ -10,8 +10,11 @@ use std::os::unix::fs::MetadataExt;
 
 use rustix::process::Uid;
 
+/// Removes one System V object.
+type Remove = fn(i32) -> i32;
+
 /// Files that list System V objects, and how one of each kind is removed.
-const KINDS: [(&str, fn(i32) -> i32); 3] = [
+const KINDS: [(&str, Remove); 3] = [
     ("/proc/sysvipc/shm", remove_shared_memory),
     ("/proc/sysvipc/sem", remove_semaphores),
     ("/proc/sysvipc/msg", remove_queue),

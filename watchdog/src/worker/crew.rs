@@ -82,6 +82,16 @@ impl Crew {
         }
     }
 
+    /// Removes what the processes, all of them gone, have left in the kernel. What a copy of the owner's function leaves is
+    /// the owner's.
+    pub(super) fn sweep(&self) {
+        if let Trait::User(user) = self.shared
+            && let Err(error) = sys::remove_ipc_of(user)
+        {
+            line!("Warning: cannot remove what user {user} has left: {error}");
+        }
+    }
+
     /// Kills whoever is left; whether anybody was.
     fn kill(&self) -> bool {
         if let Trait::User(user) = self.shared

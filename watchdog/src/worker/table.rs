@@ -17,6 +17,7 @@ use tokio::sync::{Notify, watch};
 use super::Worker;
 use super::machine::{Event, Machine, Step};
 use crate::config::Config;
+use crate::guestlog::Scope;
 
 /// One function in one worker, for one epoch.
 #[derive(Debug)]
@@ -29,8 +30,8 @@ pub(crate) struct Running {
     pub(crate) config: Arc<Config>,
     /// How its requests are served.
     pub(crate) mode: Worker,
-    /// `{name}.{namespace}` of a guest; `None` is the owner's function.
-    pub(crate) guest: Option<String>,
+    /// A guest's place in the log, where every line about it belongs; `None` is the owner's function.
+    pub(crate) guest: Option<Arc<Scope>>,
     counts: Counts,
     clock: SystemClock,
 }
@@ -198,7 +199,7 @@ impl Table {
 impl Running {
     pub(super) fn new(
         (worker, epoch): (u8, u64),
-        guest: Option<String>,
+        guest: Option<Arc<Scope>>,
         config: Arc<Config>,
         mode: Worker,
         clock: SystemClock,
