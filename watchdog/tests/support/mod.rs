@@ -141,6 +141,11 @@ impl Watchdog {
         }
     }
 
+    /// Whether any line of stderr read so far contains `text`.
+    pub(crate) fn has_said(&self, text: &str) -> bool {
+        self.seen.iter().any(|line| line.contains(text))
+    }
+
     /// Everything on stdout, once it satisfies `done`.
     pub(crate) fn stdout(&self, done: impl Fn(&str) -> bool) -> String {
         let begin = now();
