@@ -7,6 +7,7 @@ pub mod control;
 pub mod duration;
 pub mod go_json;
 pub mod image;
+pub mod lane;
 pub mod moment;
 pub mod names;
 pub mod openfaas;
