@@ -56,6 +56,10 @@ pub struct Boot {
     /// Whether image or deployment set `HOME`; if not, workers get their user's home, as Docker does it.
     #[serde(default)]
     pub has_home: bool,
+    /// Whether the container has no owner: both its workers are generic and wait for orders; `kind`, `entrypoint` and
+    /// `command` mean nothing then.
+    #[serde(default, rename = "standby", skip_serializing_if = "is_false")]
+    pub is_standby: bool,
 }
 
 /// The provider's first line.

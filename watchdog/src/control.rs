@@ -182,7 +182,11 @@ mod tests {
 
     #[test]
     fn a_line_stays_below_its_bound_whatever_the_reason() {
-        let status = Status { state: OwnerState::Crashed, reason: Some("\u{1}".repeat(100_000)) };
+        let status = Status {
+            state: OwnerState::Crashed,
+            reason: Some("\u{1}".repeat(100_000)),
+            crashes: 1,
+        };
         let mut line = Vec::new();
         add(&mut line, &state_report(&status));
         assert!(line.len() <= LINE_MAX && line.ends_with(b"}\n"));

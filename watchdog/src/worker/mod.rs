@@ -9,6 +9,7 @@ mod buffered;
 mod cgi;
 mod fork;
 mod headers;
+mod machine;
 mod media;
 mod output;
 mod owner;
@@ -20,6 +21,8 @@ mod relay;
 mod relayed;
 mod site;
 mod streaming;
+mod switch;
+mod table;
 mod trap;
 mod upgrade;
 
@@ -37,6 +40,8 @@ pub(crate) use answer::{INTERNAL, empty, seconds, sniffed};
 pub(crate) use owner::Owner;
 pub(crate) use pieces::Pieces;
 pub(crate) use relayed::Relayed;
+pub(crate) use switch::{Ground, Switch};
+pub(crate) use table::{Claim, Running, Table, WorkerTally};
 
 use crate::body::Body;
 use crate::config::{ClassicSettings, Config, Dialect, ForkKind, Mode};
@@ -76,12 +81,13 @@ pub(crate) struct Surroundings {
 }
 
 impl Worker {
-    /// The worker that `config` asks for; nothing is started.
-    pub(crate) fn new(config: &Config, around: Surroundings) -> Self {
+    /// The worker that `config` asks for; nothing is started. `None` where it asks for none.
+    pub(crate) fn new(config: &Config, around: Surroundings) -> Option<Self> {
         let Surroundings { environment, seal, reaper, state, clock, is_managed, front } = around;
         let (timeouts, output) = (config.timeouts, config.output);
         let program = |words: &[String]| Program::new(words.to_vec(), environment, seal);
-        match &config.mode {
+        Some(match &config.mode {
+            Mode::Standby => return None,
             Mode::Static { root } => Self::Static(Arc::new(Site::new(root))),
             Mode::Fork { kind, words } => {
                 let fprocess = config.fprocess.clone();
@@ -112,7 +118,7 @@ impl Worker {
                 let (upstream, settings) = (upstream.clone(), settings.clone());
                 Self::Relay(Arc::new(Relay { owner, upstream, settings, timeouts }))
             }
-        }
+        })
     }
 
     fn fork(forker: Arc<Forker>, kind: &ForkKind) -> Self {

@@ -164,18 +164,41 @@ impl Owner {
         }
     }
 
-    async fn open(&self) -> io::Result<Lease> {
+    /// A raw connection, as soon as the function accepts one, and the generation it belongs to.
+    ///
+    /// # Errors
+    /// As [`Owner::connection`].
+    pub(super) async fn dial(&self) -> io::Result<(TcpStream, u64)> {
+        tokio::time::timeout(HOLD_MAX, self.reached())
+            .await
+            .unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+    }
+
+    /// Goes up whenever the server behind the connections changes.
+    pub(super) fn generation(&self) -> u64 {
+        self.pool.generation()
+    }
+
+    async fn reached(&self) -> io::Result<(TcpStream, u64)> {
         let mut reachable = self.signs.reachable.subscribe();
-        let (stream, generation) = loop {
+        loop {
             let place = known(&mut reachable).await;
             let generation = self.pool.generation();
             match self.connect(place).await {
-                Ok(stream) => break (stream, generation),
+                // Whatever answers at that address now, it is not who was meant.
+                Ok(_) if generation != self.pool.generation() => {}
+                Ok(stream) => {
+                    stream.set_nodelay(true)?;
+                    return Ok((stream, generation));
+                }
                 Err(error) if error.kind() == ErrorKind::ConnectionRefused => self.lose(place),
                 Err(error) => return Err(error),
             }
-        };
-        stream.set_nodelay(true)?;
+        }
+    }
+
+    async fn open(&self) -> io::Result<Lease> {
+        let (stream, generation) = self.reached().await?;
         let mut builder = http1::Builder::new();
         builder.title_case_headers(true).max_headers(HEADERS_MAX);
         let (sender, connection) =
