@@ -21,9 +21,11 @@ use hyperfaas_protocol::moment::Moment;
 const WINDOW: Duration = Duration::from_millis(200);
 /// Requests that must end in a window, unless it gets longer than [`WINDOW_LONGEST`]: the mean of fewer says little.
 const WINDOW_ENDS: u64 = 24;
-/// A window's longest: slow functions are judged by few requests rather than never.
-const WINDOW_LONGEST: Duration = Duration::from_secs(2);
-/// Over how many windows the highest rate is taken: one second.
+/// A window lasts for this many mean times of the one before: what a limit does to the rate shows only after that.
+const WINDOW_TIMES: f64 = 1.5;
+/// A window's longest. Requests that take longer than this are nothing a limit could be found for.
+const WINDOW_LONGEST: Duration = Duration::from_secs(5);
+/// Over how many windows the highest rate is taken: one second of the shortest.
 const RATES: usize = 5;
 /// Over how long the shortest mean time is taken, at least; at most twice that.
 const BASE_FOR: Duration = Duration::from_secs(10);
@@ -33,10 +35,15 @@ const CROWD: f64 = 4.0;
 const STRETCHED: f64 = 2.0;
 /// A limit proves itself by this share of the rate without it. Windows differ by chance.
 const KEPT: f64 = 0.8;
+/// A limit tried without any idea is this share of what runs: it must cost a function that waits more than [`KEPT`] allows,
+/// and not much more.
+const FIRST_STEP: f64 = 0.7;
 /// An attempt at twice the limit shows that it costs throughput when the rate grows to this multiple.
 const GAINED: f64 = 1.3;
-/// Pause after a limit failed to prove itself; doubled with each failure in a row, up to [`RETRY_MOST`].
+/// Pause after a limit failed to prove itself, at least; fourfold with each failure in a row, up to [`RETRY_MOST`].
 const RETRY: Duration = Duration::from_secs(10);
+/// The same as a multiple of what the attempt took: it costs less than a hundredth of the throughput.
+const RETRY_TIMES: u32 = 40;
 const RETRY_MOST: Duration = Duration::from_secs(300);
 /// Between two measurements below and above the limit.
 const MEASURE_EVERY: Duration = Duration::from_secs(5);
@@ -70,6 +77,7 @@ enum Phase {
 #[derive(Debug, Clone, Copy)]
 struct Window {
     began: Moment,
+    least: Duration,
     ends: u64,
     time: Duration,
     most: u32,
@@ -143,11 +151,12 @@ impl Knee {
         self.window.time += time;
         self.window.most = self.window.most.max(in_flight);
         let span = now.since(self.window.began);
-        if span < WINDOW || (self.window.ends < WINDOW_ENDS && span < WINDOW_LONGEST) {
+        if span < self.window.least || (self.window.ends < WINDOW_ENDS && span < WINDOW_LONGEST) {
             return;
         }
         let seen = self.window.seen(span);
-        self.window = Window::from(now);
+        let least = Duration::from_secs_f64(WINDOW_TIMES * seen.time);
+        self.window = Window { least: least.clamp(WINDOW, WINDOW_LONGEST), ..Window::from(now) };
         if self.rates.len() == RATES {
             self.rates.pop_front();
         }
@@ -184,7 +193,8 @@ impl Knee {
 
     fn open(&self, seen: &Seen, now: Moment) -> Phase {
         let Some((shortest, at)) = self.base.shortest() else { return Phase::Open };
-        if seen.mean < CROWD || now < self.try_at {
+        let is_slow = seen.time * WINDOW_TIMES >= WINDOW_LONGEST.as_secs_f64();
+        if seen.mean < CROWD || now < self.try_at || is_slow {
             return Phase::Open;
         }
         let product = self.product();
@@ -192,7 +202,7 @@ impl Knee {
         let is_unknown = at * 2.0 >= seen.mean && seen.mean >= 2.0 * CROWD;
         let limit = match (is_stretched, is_unknown) {
             (true, _) => product,
-            (false, true) => seen.mean / 2.0,
+            (false, true) => seen.mean * FIRST_STEP,
             (false, false) => return Phase::Open,
         };
         Phase::Trying { limit, rate: seen.rate, is_first: true, descends: !is_stretched }
@@ -225,8 +235,8 @@ impl Knee {
     }
 
     fn failed(&mut self, now: Moment) -> Phase {
-        self.try_at = now.after(self.retry);
-        self.retry = (self.retry * 2).min(RETRY_MOST);
+        self.try_at = now.after(self.retry.max(self.window.least * RETRY_TIMES));
+        self.retry = (self.retry * 4).min(RETRY_MOST);
         Phase::Open
     }
 
@@ -244,7 +254,7 @@ impl Knee {
 
 impl Window {
     const fn from(began: Moment) -> Self {
-        Self { began, ends: 0, time: Duration::ZERO, most: 0 }
+        Self { began, least: WINDOW, ends: 0, time: Duration::ZERO, most: 0 }
     }
 
     fn seen(&self, span: Duration) -> Seen {
