@@ -85,6 +85,11 @@ impl Doors {
         Self { closing: watch::Sender::new(false), guest, guests, places }
     }
 
+    /// For those that serve connections of another kind: whether the doors are closing, and what to hold while a request runs.
+    pub(crate) fn watch(&self) -> (watch::Receiver<bool>, mpsc::WeakSender<()>) {
+        (self.closing.subscribe(), self.guest.downgrade())
+    }
+
     /// Accepts nothing more, and waits until every connection is closed, at most `patience`; whether all were.
     pub(crate) async fn close(self, patience: Duration) -> bool {
         let Self { closing, guest, mut guests, .. } = self;
@@ -277,7 +282,7 @@ impl Server {
 fn admission(running: &Running) -> Admission {
     let in_flight = usize::try_from(running.in_flight()).unwrap_or(usize::MAX);
     let limit = running.config.max_inflight.map(NonZeroUsize::get);
-    admit(Load { in_flight, limit })
+    admit(Load { in_flight, limit, queued: 0, queue_max: 0 })
 }
 
 fn denied(request: &Request<Incoming>, denial: &Denial, elapsed: Duration) -> Response<Body> {

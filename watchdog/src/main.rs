@@ -18,6 +18,8 @@ mod health;
 mod http;
 mod inbound;
 mod jwt;
+mod knee;
+mod lane;
 mod load;
 mod log;
 mod metrics;

@@ -7,6 +7,7 @@ mod answer;
 mod backoff;
 mod buffered;
 mod cgi;
+mod desk;
 mod fork;
 mod headers;
 mod machine;
@@ -20,6 +21,7 @@ mod ranges;
 mod relay;
 mod relayed;
 mod site;
+mod sockets;
 mod streaming;
 mod switch;
 mod table;
@@ -29,6 +31,7 @@ mod upgrade;
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::header::{HeaderMap, HeaderValue};
@@ -41,12 +44,13 @@ pub(crate) use owner::Owner;
 pub(crate) use pieces::Pieces;
 pub(crate) use relayed::Relayed;
 pub(crate) use switch::{Ground, Switch};
-pub(crate) use table::{Claim, Running, Table, WorkerTally};
+pub(crate) use table::{Claim, Miss, Running, Table, WorkerTally};
 
 use crate::body::Body;
 use crate::config::{ClassicSettings, Config, Dialect, ForkKind, Mode};
 use crate::exchange::Exchange;
 use crate::front::Front;
+use crate::inbound::Inbound;
 use crate::pid1::Reaper;
 use crate::state::State;
 use crate::sys::Seal;
@@ -55,6 +59,7 @@ use pool::Pool;
 use program::Program;
 use relay::Relay;
 use site::Site;
+use sockets::Sockets;
 
 /// Serves the requests of one function.
 #[derive(Debug, Clone)]
@@ -116,7 +121,8 @@ impl Worker {
                     signs: owner::Signs::default(),
                 });
                 let (upstream, settings) = (upstream.clone(), settings.clone());
-                Self::Relay(Arc::new(Relay { owner, upstream, settings, timeouts }))
+                let sockets = Sockets::new(clock);
+                Self::Relay(Arc::new(Relay { owner, upstream, settings, timeouts, sockets }))
             }
         })
     }
@@ -152,10 +158,40 @@ impl Worker {
         }
     }
 
+    /// The function's own server, if the mode has one.
+    pub(crate) fn relay(&self) -> Option<&Arc<Relay>> {
+        match self {
+            Self::Relay(relay) => Some(relay),
+            _ => None,
+        }
+    }
+
+    fn read_patience(&self) -> Option<Duration> {
+        match self {
+            Self::Classic { forker, .. }
+            | Self::Streaming { forker, .. }
+            | Self::Serializing { forker, .. } => forker.timeouts.read.positive(),
+            Self::Relay(relay) => relay.timeouts.read.positive(),
+            Self::Static(_) => None,
+        }
+    }
+
     /// Serves one request of the client at `peer`.
     pub(crate) async fn serve(
         self,
         request: Request<Incoming>,
+        peer: IpAddr,
+        exchange: Exchange,
+    ) -> Response<Body> {
+        let patience = self.read_patience();
+        let request = request.map(|incoming| Inbound::new(incoming, patience));
+        self.serve_described(request, peer, exchange).await
+    }
+
+    /// The same for a request that came in whatever way.
+    pub(crate) async fn serve_described(
+        self,
+        request: Request<Inbound>,
         peer: IpAddr,
         exchange: Exchange,
     ) -> Response<Body> {

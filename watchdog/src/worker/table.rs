@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 
 use super::Worker;
+use super::desk::Desk;
 use super::machine::{Event, Machine, Step};
 use crate::config::Config;
 use crate::state::State;
@@ -34,6 +35,8 @@ pub(crate) struct Running {
     pub(crate) guest: Option<String>,
     /// Where its processes stand.
     pub(super) state: Arc<State>,
+    /// Who comes in next.
+    pub(super) desk: Desk,
     counts: Counts,
     clock: SystemClock,
 }
@@ -57,6 +60,8 @@ struct Counts {
 pub(crate) struct Claim {
     running: Arc<Running>,
     since: Moment,
+    /// Whether anybody came to take it.
+    is_used: bool,
 }
 
 /// A request that waits for a place, until dropped.
@@ -208,13 +213,19 @@ impl Running {
     ) -> Self {
         let limit = config.max_inflight.and_then(|max| u64::try_from(max.get()).ok()).unwrap_or(0);
         let counts = Counts { limit: limit.into(), ..Counts::default() };
-        Self { worker, epoch, config, mode, guest, state, counts, clock }
+        let desk = Desk::new(&config, clock.now());
+        Self { worker, epoch, config, mode, guest, state, desk, counts, clock }
     }
 
     /// Takes a place for one request; whether it may have one is decided before.
     pub(crate) fn claim(self: &Arc<Self>) -> Claim {
         self.counts.in_flight.fetch_add(1, Ordering::Relaxed);
-        Claim { running: self.clone(), since: self.clock.now() }
+        Claim { running: self.clone(), since: self.clock.now(), is_used: true }
+    }
+
+    /// As [`Running::claim`], for somebody who may have gone by now.
+    pub(super) fn reserve(self: &Arc<Self>) -> Claim {
+        Claim { is_used: false, ..self.claim() }
     }
 
     /// Counts a request that waits for a place.
@@ -309,16 +320,29 @@ impl Claim {
     pub(crate) fn running(&self) -> &Arc<Running> {
         &self.running
     }
+
+    /// Takes what was reserved.
+    pub(super) fn used(mut self) -> Self {
+        self.is_used = true;
+        self
+    }
 }
 
 impl Drop for Claim {
     /// Gives the place back, however the request ended.
     fn drop(&mut self) {
-        let Running { counts, clock, .. } = &*self.running;
-        let us = u64::try_from(clock.now().since(self.since).as_micros()).unwrap_or(u64::MAX);
-        counts.service_us.fetch_add(us, Ordering::Relaxed);
-        counts.served.fetch_add(1, Ordering::Relaxed);
-        if counts.in_flight.fetch_sub(1, Ordering::Relaxed) == 1 {
+        let Running { counts, clock, desk, .. } = &*self.running;
+        let now = clock.now();
+        let in_flight = counts.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if self.is_used {
+            let time = now.since(self.since);
+            let us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+            counts.service_us.fetch_add(us, Ordering::Relaxed);
+            counts.served.fetch_add(1, Ordering::Relaxed);
+            desk.ended(&self.running, (time, in_flight), now);
+        }
+        desk.release(&self.running);
+        if in_flight == 1 && self.running.in_flight() == 0 {
             counts.idle.notify_waiters();
         }
     }
