@@ -3,7 +3,7 @@
 //! In: a [`Load`]. Out: an [`Admission`]; nothing is changed here.
 //! Units: requests. Health checks are neither counted nor limited.
 //! Always: equal loads get equal answers; nobody runs while others wait; what waits is bounded.
-//! Touches: nothing. `http` and `desk` act on the answer and count.
+//! Touches: nothing. `http` and `worker::queue` act on the answer and count.
 //! Source: `max_inflight` of both watchdogs, which have no queue and refuse the excess at once: port 8080 does the same, so
 //! only requests on a lane ever wait. The short queue in front of a limit is that of knative's queue-proxy.
 
@@ -25,8 +25,8 @@ pub(crate) struct Load {
 pub(crate) enum Admission {
     /// It goes to a worker.
     Run,
-    /// It waits for a place.
-    Queue,
+    /// It waits for a place below the limit that is reached.
+    Queue { limit: usize },
     /// It is turned away with the limit that is reached.
     Refuse { limit: usize },
 }
@@ -36,7 +36,7 @@ pub(crate) const fn admit(load: Load) -> Admission {
     match load.limit {
         Some(limit) if load.in_flight >= limit || load.queued > 0 => {
             if load.queued < load.queue_max {
-                Admission::Queue
+                Admission::Queue { limit }
             } else {
                 Admission::Refuse { limit }
             }
@@ -77,14 +77,17 @@ mod tests {
 
     #[test]
     fn the_excess_waits_while_there_is_room_and_nobody_overtakes() {
-        let at = |in_flight, queued| {
-            admit(Load { in_flight, limit: Some(2), queued, queue_max: 3 })
-        };
+        let at =
+            |in_flight, queued| admit(Load { in_flight, limit: Some(2), queued, queue_max: 3 });
         assert_eq!(at(1, 0), Admission::Run);
-        assert_eq!(at(2, 0), Admission::Queue);
-        assert_eq!(at(2, 2), Admission::Queue);
+        assert_eq!(at(2, 0), Admission::Queue { limit: 2 });
+        assert_eq!(at(2, 2), Admission::Queue { limit: 2 });
         assert_eq!(at(2, 3), Admission::Refuse { limit: 2 });
-        assert_eq!(at(1, 1), Admission::Queue, "a place is free, but not for the last to come");
+        assert_eq!(
+            at(1, 1),
+            Admission::Queue { limit: 2 },
+            "a place is free, but not for the last to come"
+        );
     }
 
     proptest! {
@@ -101,7 +104,7 @@ mod tests {
                 match step {
                     0 | 1 => match admit(load(in_flight, queued, limit)) {
                         Admission::Run => in_flight += 1,
-                        Admission::Queue => queued += 1,
+                        Admission::Queue { .. } => queued += 1,
                         Admission::Refuse { .. } => prop_assert!(queued == queue_max),
                     },
                     2 => in_flight = in_flight.saturating_sub(1),

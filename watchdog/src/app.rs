@@ -10,17 +10,17 @@ use hyperfaas_protocol::control::{Boot, FUNCTION_PORT, OwnerState};
 use hyperfaas_protocol::duration::GoDuration;
 use hyperfaas_protocol::moment::SystemClock;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::boot::Place;
 use crate::config::{Config, Mode};
+use crate::control::Desk;
 use crate::exchange::Books;
 use crate::front::Front;
 use crate::health::LockFile;
 use crate::http::{self, Doors, Server};
 use crate::jwt::Guard;
-use crate::load::Told;
+use crate::lane::Lanes;
 use crate::log::{self, Stream, line};
 use crate::pid1::{Reaper, StopSignals};
 use crate::state::State;
@@ -102,13 +102,15 @@ impl App {
         let books = Arc::new(Books::new(config.max_inflight, clock));
         announce(&config);
         let listener = open(config.port, "Listening on port")?;
+        let doors = Doors::open();
         if let Some(boot) = &boot {
             let table = switch.table().clone();
             let told = load::start(books.clone(), table, &config.cgroup_root, clock);
-            open_control(boot, &state, told)?;
+            let lanes = Arc::new(Lanes::new(switch.table().clone(), books.clone(), &doors));
+            let desk = Desk { state: state.clone(), told, switch: switch.clone(), lanes };
+            open_control(boot, desk)?;
         }
         open_metrics(&config, &books, is_managed)?;
-        let doors = Doors::open();
         let app = Self {
             owner: start_owner(worker.as_ref()),
             config,
@@ -196,11 +198,14 @@ impl App {
         if !self.doors.close(self.config.timeouts.drain()).await {
             line!("Error in Shutdown: context deadline exceeded");
         }
-        if let Some(owner) = self.worker.as_ref().and_then(Worker::owner) {
-            owner.stop();
-            // Bounded: the owner kills what does not stop.
-            let _ = self.owner.await;
-        }
+        let first = async {
+            if let Some(owner) = self.worker.as_ref().and_then(Worker::owner) {
+                owner.stop();
+                // Bounded: the owner kills what does not stop.
+                let _ = self.owner.await;
+            }
+        };
+        tokio::join!(first, self.switch.end());
         line!("Exiting. Active connections: {}", self.books.running());
         0
     }
@@ -248,9 +253,9 @@ fn open(port: u16, what: &str) -> Result<TcpListener, u8> {
     }
 }
 
-fn open_control(boot: &Boot, state: &Arc<State>, told: watch::Receiver<Told>) -> Result<(), u8> {
+fn open_control(boot: &Boot, desk: Desk) -> Result<(), u8> {
     let listener = open(boot.control_port, "Control link listening on port")?;
-    control::serve(listener, boot, state.clone(), told);
+    control::serve(listener, boot, desk);
     Ok(())
 }
 

@@ -269,7 +269,8 @@ impl Server {
                 exchange.hold(running.claim());
                 running.mode.clone().serve(request, peer, exchange).await
             }
-            Admission::Refuse { limit } => {
+            // Nobody waits here: the originals refuse at once.
+            Admission::Queue { limit } | Admission::Refuse { limit } => {
                 exchange.refused();
                 exchange.answered(StatusCode::TOO_MANY_REQUESTS.as_u16());
                 refused(limit)

@@ -52,7 +52,10 @@ enum Source {
     Stream(Incoming),
     Whole(Bytes),
     /// From a lane; `left` is what is still to come of a body of known length.
-    Lane { pieces: mpsc::Receiver<Result<Bytes, Fault>>, left: Option<u64> },
+    Lane {
+        pieces: mpsc::Receiver<Result<Bytes, Fault>>,
+        left: Option<u64>,
+    },
 }
 
 impl Inbound {
@@ -201,9 +204,7 @@ impl Body for Inbound {
             Source::Empty => SizeHint::with_exact(0),
             Source::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Source::Stream(incoming) => incoming.size_hint(),
-            Source::Lane { left, .. } => {
-                left.map_or_else(SizeHint::default, SizeHint::with_exact)
-            }
+            Source::Lane { left, .. } => left.map_or_else(SizeHint::default, SizeHint::with_exact),
         }
     }
 }

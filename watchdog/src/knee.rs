@@ -5,7 +5,7 @@
 //! Always: a limit is at least 1. There is none until there is proof that one costs no throughput: it is tried, and stays only
 //! if as many requests a second are answered under it as were without. So a function that only waits, whose throughput grows
 //! with all that is in flight, is not limited.
-//! Touches: nothing. `desk` counts and acts.
+//! Touches: nothing. `worker::queue` counts and acts.
 //! Source: the product of the highest rate of answers and the shortest mean time is the number in flight at the knee of
 //! throughput over concurrency (Little's law; Kleinrock, "Power and deterministic rules of thumb", 1979). BBR (Cardwell and
 //! others, 2016) limits a connection to twice that product, measures the rate as a maximum and the time as a minimum over
@@ -141,7 +141,11 @@ impl Knee {
             Phase::Trying { limit, .. } | Phase::Limited { limit, .. } => limit,
             Phase::Measuring { probe, .. } => probe,
         };
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is clamped")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it is clamped"
+        )]
         Some(limit.round().clamp(1.0, 1e6) as usize)
     }
 
@@ -182,7 +186,7 @@ impl Knee {
                 let target = self.product().clamp(limit / 2.0, limit * 2.0);
                 Phase::Limited { limit: target.max(1.0), measure_at, goes_up }
             }
-            Phase::Measuring { limit, goes_up: true, .. } if seen.rate >= GAINED * self.rate_before() => {
+            Phase::Measuring { goes_up: true, .. } if seen.rate >= GAINED * self.rate_before() => {
                 self.failed(now)
             }
             Phase::Measuring { limit, goes_up, .. } => {
@@ -214,7 +218,8 @@ impl Knee {
         (limit, rate, is_first, descends): (f64, f64, bool, bool),
         now: Moment,
     ) -> Phase {
-        let limited = |limit| Phase::Limited { limit, measure_at: now.after(MEASURE_EVERY), goes_up: true };
+        let limited =
+            |limit| Phase::Limited { limit, measure_at: now.after(MEASURE_EVERY), goes_up: true };
         // Nobody was held back, so nothing was tried.
         if seen.most < limit.floor() {
             return Phase::Open;

@@ -14,3 +14,4 @@ mod load;
 mod managed;
 mod support;
 mod trap;
+mod workers;

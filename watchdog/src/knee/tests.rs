@@ -72,7 +72,11 @@ impl Worker {
             let in_flight = u32::try_from(self.running.len()).unwrap();
             let job = self.running.swap_remove(at);
             let time = Duration::from_micros(self.now_us - job.began_us);
-            self.knee.ended(time, in_flight, Moment::ZERO.after(Duration::from_micros(self.now_us)));
+            self.knee.ended(
+                time,
+                in_flight,
+                Moment::ZERO.after(Duration::from_micros(self.now_us)),
+            );
             self.served += 1;
         }
     }
@@ -110,7 +114,11 @@ fn a_burst_from_nothing_is_limited_too() {
     worker.demand = 200;
     worker.run(6000);
     let (rate, limit) = worker.run(20_000);
-    assert!(rate > 0.85 * 200.0 && limit < 20.0, "{rate} a second, limit {limit} {:?}", worker.knee);
+    assert!(
+        rate > 0.85 * 200.0 && limit < 20.0,
+        "{rate} a second, limit {limit} {:?}",
+        worker.knee
+    );
 }
 
 #[test]

@@ -4,10 +4,10 @@
 //! Always: the mode's own code serves it, as on port 8080; both bodies flow at the same time; an answer that cannot be completed
 //! ends in `Failed`, never as if it were whole.
 
-use std::cell::Cell;
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use bytes::Bytes;
 use http_body::Body as _;
@@ -65,7 +65,7 @@ impl Lanes {
         let request = request.map(|()| body);
         let mut exchange = self.books.open(&request);
         exchange.hold(claim);
-        let is_received = Cell::new(is_whole);
+        let is_received = AtomicBool::new(is_whole);
         let peer = stream.peer_addr()?.ip();
         let is_head = request.method() == Method::HEAD;
         let answer = async {
@@ -80,7 +80,7 @@ impl Lanes {
             gone = feed => return Err(gone),
         }
         // What is left of a body nobody wanted is still on its way.
-        Ok(if is_received.get() { After::Next } else { After::Close })
+        Ok(if is_received.load(Relaxed) { After::Next } else { After::Close })
     }
 }
 
@@ -91,7 +91,9 @@ fn parse(bytes: &[u8]) -> Option<Request<()>> {
     *request.uri_mut() = Uri::try_from(head.target).ok()?;
     let headers: &mut HeaderMap = request.headers_mut();
     for (name, value) in head.fields.iter() {
-        headers.try_append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?).ok()?;
+        headers
+            .try_append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?)
+            .ok()?;
     }
     Some(request)
 }
@@ -102,7 +104,7 @@ async fn feed(
     inlet: &mut Inlet,
     (request, first): (&Header, u32),
     sender: Option<mpsc::Sender<Result<Bytes, Fault>>>,
-    is_received: &Cell<bool>,
+    is_received: &AtomicBool,
 ) -> io::Error {
     match fed(stream, inlet, (request, first), sender, is_received).await {
         Ok(()) => ErrorKind::UnexpectedEof.into(),
@@ -115,7 +117,7 @@ async fn fed(
     inlet: &mut Inlet,
     (request, first): (&Header, u32),
     mut sender: Option<mpsc::Sender<Result<Bytes, Fault>>>,
-    is_received: &Cell<bool>,
+    is_received: &AtomicBool,
 ) -> io::Result<()> {
     let (mut left, mut is_last) = (first, request.flags.has(Flags::ENDS));
     loop {
@@ -127,12 +129,12 @@ async fn fed(
             }
         }
         if is_last {
-            is_received.set(true);
+            is_received.store(true, Relaxed);
             sender = None;
         }
         let Some(next) = inlet.header(stream).await? else { return Ok(()) };
         match next.kind {
-            Kind::Data | Kind::End if next.id == request.id && !is_received.get() => {
+            Kind::Data | Kind::End if next.id == request.id && !is_received.load(Relaxed) => {
                 left = next.length;
                 is_last = next.kind == Kind::End || next.flags.has(Flags::ENDS);
             }
@@ -155,7 +157,8 @@ async fn answer(
         parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     let mut head = Vec::with_capacity(256);
-    let fields = parts.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
+    let fields =
+        parts.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
     if !write_answer(&mut head, fields) || head.len() > HEAD_MAX as usize {
         return failed(stream, id, "answer's head too long").await;
     }

@@ -36,7 +36,8 @@ impl Inlet {
         let Some(bytes) = self.ahead().first_chunk::<HEADER_LEN>() else {
             return Err(ErrorKind::UnexpectedEof.into());
         };
-        let header = Header::decode(bytes).map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
+        let header =
+            Header::decode(bytes).map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
         self.at += HEADER_LEN;
         Ok(Some(header))
     }

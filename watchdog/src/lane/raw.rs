@@ -6,9 +6,9 @@
 //! hangs up, or a deadline, closes the connection to the worker, which so learns that nobody waits any more.
 //! Source of deadlines and log lines: of-watchdog's http mode, as in `worker::relay`.
 
-use std::cell::Cell;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use hyper::Method;
@@ -65,7 +65,7 @@ impl Lanes {
             send(stream, &Header::new(Kind::Admitted, header.id), &[]).await?;
         }
         let limit = limit(&running, header);
-        let in_frame = Cell::new(false);
+        let in_frame = AtomicBool::new(false);
         let end = {
             let up = up(stream, inlet, header, &line.socket);
             let down = down(stream, header.id, &line, &in_frame);
@@ -76,7 +76,7 @@ impl Lanes {
                 () = late(limit.map(|(at, _)| at)) => End::Late,
             }
         };
-        if in_frame.get() {
+        if in_frame.load(Relaxed) {
             // Half a frame is out: neither the lane nor the connection is of use.
             return Ok(After::Close);
         }
@@ -142,7 +142,7 @@ async fn up(
 }
 
 /// Moves the worker's bytes to the provider, and then the news that there will be no more; ends only when that fails.
-async fn down(stream: &TcpStream, id: u64, line: &Line, in_frame: &Cell<bool>) -> io::Error {
+async fn down(stream: &TcpStream, id: u64, line: &Line, in_frame: &AtomicBool) -> io::Error {
     let mut buffer = Vec::new();
     let mut size = CHUNKS.0;
     loop {
@@ -158,11 +158,11 @@ async fn down(stream: &TcpStream, id: u64, line: &Line, in_frame: &Cell<bool>) -
         let flags = Flags::NONE.with_if(Flags::REUSED, line.is_reused);
         let length = u32::try_from(count).unwrap_or(u32::MAX);
         let header = Header { flags, length, ..Header::new(kind, id) };
-        in_frame.set(true);
+        in_frame.store(true, Relaxed);
         if let Err(error) = send(stream, &header, &buffer[..count]).await {
             return error;
         }
-        in_frame.set(false);
+        in_frame.store(false, Relaxed);
         if count == 0 {
             std::future::pending::<()>().await;
         }
@@ -185,7 +185,8 @@ async fn read(socket: &TcpStream, buffer: &mut Vec<u8>, size: usize) -> io::Resu
 /// When the request must be over, and the run time that means; the shorter of the two limits that apply.
 fn limit(running: &Running, header: &Header) -> Option<(Instant, Option<Duration>)> {
     let timeouts = &running.config.timeouts;
-    let asked = Some(Duration::from_millis(header.deadline_ms.into())).filter(|asked| !asked.is_zero());
+    let asked =
+        Some(Duration::from_millis(header.deadline_ms.into())).filter(|asked| !asked.is_zero());
     let is_stream = header.flags.has(Flags::STREAM);
     let exec = timeouts.exec.positive().filter(|_| !is_stream);
     let exec = exec.map(|exec| asked.map_or(exec, |asked| asked.min(exec)));

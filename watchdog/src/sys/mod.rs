@@ -2,6 +2,7 @@
 
 mod seal;
 mod spawn;
+mod sweep;
 mod trap;
 
 use std::os::fd::BorrowedFd;
@@ -12,6 +13,7 @@ use tokio::io::unix::AsyncFd;
 
 pub(crate) use seal::{Seal, SealedCall};
 pub(crate) use spawn::{ChildStack, Launch, SignalMask, spawn};
+pub(crate) use sweep::{kill_all_of, remove_ipc_of};
 pub(crate) use trap::{Call, Next, Snare, Stopped, TrapFd, duplicate, peek};
 
 /// Gives these signals their default effect, whatever handlers we have or our parent left ignored.

@@ -7,7 +7,7 @@
 use std::io;
 
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::user::User;
@@ -21,6 +21,8 @@ pub(crate) struct Seal {
     pub(crate) managed: bool,
     /// Value for `oom_score_adj`, so that the kernel takes a worker before the watchdog.
     pub(crate) oom_score: Option<i32>,
+    /// The hard limit for locks that tells a worker's processes from all others; see `worker::crew`.
+    pub(crate) mark: Option<u64>,
 }
 
 impl Seal {
@@ -46,6 +48,10 @@ impl SealedCall {
     pub(super) fn apply(&self) -> io::Result<()> {
         if let Some(digits) = &self.oom {
             raise_oom_score(digits);
+        }
+        if let Some(mark) = self.seal.mark {
+            let limit = Rlimit { current: Some(mark), maximum: Some(mark) };
+            rustix::process::setrlimit(Resource::Locks, limit)?;
         }
         if let Some(user) = &self.seal.user {
             rustix::thread::set_thread_groups(&user.groups)?;

@@ -7,7 +7,7 @@ mod answer;
 mod backoff;
 mod buffered;
 mod cgi;
-mod desk;
+mod crew;
 mod fork;
 mod headers;
 mod machine;
@@ -17,6 +17,7 @@ mod owner;
 mod pieces;
 mod pool;
 mod program;
+mod queue;
 mod ranges;
 mod relay;
 mod relayed;
@@ -40,10 +41,11 @@ use hyperfaas_protocol::control::OwnerState;
 use hyperfaas_protocol::moment::SystemClock;
 
 pub(crate) use answer::{INTERNAL, empty, seconds, sniffed};
+pub(crate) use crew::Crew;
 pub(crate) use owner::Owner;
 pub(crate) use pieces::Pieces;
 pub(crate) use relayed::Relayed;
-pub(crate) use switch::{Ground, Switch};
+pub(crate) use switch::{Answer, Ground, Switch};
 pub(crate) use table::{Claim, Miss, Running, Table, WorkerTally};
 
 use crate::body::Body;
@@ -81,16 +83,33 @@ pub(crate) struct Surroundings {
     pub(crate) state: Arc<State>,
     pub(crate) clock: SystemClock,
     pub(crate) is_managed: bool,
-    /// The port that a plain server believes to be its own, and its number.
-    pub(crate) front: Option<(Arc<Front>, u16)>,
+    /// Where it runs.
+    pub(crate) role: Role,
+}
+
+/// Where a function runs.
+#[derive(Debug)]
+pub(crate) enum Role {
+    /// In its own container's first worker, for as long as the container lives.
+    First {
+        /// The port that a plain server believes to be its own, and its number.
+        front: Option<(Arc<Front>, u16)>,
+    },
+    /// Beside another worker, until it is released.
+    Beside(Arc<Crew>),
 }
 
 impl Worker {
     /// The worker that `config` asks for; nothing is started. `None` where it asks for none.
     pub(crate) fn new(config: &Config, around: Surroundings) -> Option<Self> {
-        let Surroundings { environment, seal, reaper, state, clock, is_managed, front } = around;
+        let Surroundings { environment, seal, reaper, state, clock, is_managed, role } = around;
         let (timeouts, output) = (config.timeouts, config.output);
-        let program = |words: &[String]| Program::new(words.to_vec(), environment, seal);
+        let (front, crew) = match role {
+            Role::First { front } => (front, None),
+            Role::Beside(crew) => (None, Some(crew)),
+        };
+        let is_first = crew.is_none();
+        let program = |words: &[String]| Program::new(words.to_vec(), environment, seal).of(crew);
         Some(match &config.mode {
             Mode::Standby => return None,
             Mode::Static { root } => Self::Static(Arc::new(Site::new(root))),
@@ -116,7 +135,9 @@ impl Worker {
                     clock,
                     is_managed,
                     is_trapped: (is_managed && upstream.is_loopback()).into(),
-                    is_port_foreign: front.is_none() && upstream.port != config.port,
+                    is_port_foreign: is_first && front.is_none() && upstream.port != config.port,
+                    must_move: !is_first,
+                    has_moved: true.into(),
                     front,
                     signs: owner::Signs::default(),
                 });

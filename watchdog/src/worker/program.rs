@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::cgi::Variable;
+use super::crew::Crew;
 use crate::pid1::{Process, Reaper};
 use crate::sys::{Launch, Seal, SealedCall};
 
@@ -24,6 +25,8 @@ pub(crate) struct Program {
     /// The container's environment without our own variables.
     environment: Vec<Variable>,
     seal: Arc<SealedCall>,
+    /// Whose processes these are; `None` for those that live as long as the container.
+    crew: Option<Arc<Crew>>,
 }
 
 /// Why the command did not start.
@@ -37,13 +40,22 @@ pub(crate) enum ExecError {
     Relative(String),
     #[error("exec: environment variable contains NUL")]
     Nul,
+    #[error("exec: the worker has been released")]
+    Released,
+    #[error("its port cannot be moved, and another worker may have it: {0}")]
+    Unmovable(String),
     #[error("fork/exec {path}: {cause}")]
     Failed { path: String, cause: String },
 }
 
 impl Program {
     pub(crate) fn new(words: Vec<String>, environment: Vec<Variable>, seal: Seal) -> Self {
-        Self { words, environment, seal: Arc::new(seal.prepare()) }
+        Self { words, environment, seal: Arc::new(seal.prepare()), crew: None }
+    }
+
+    /// The same, its processes being of `crew`.
+    pub(super) fn of(self, crew: Option<Arc<Crew>>) -> Self {
+        Self { crew, ..self }
     }
 
     /// The command and its arguments, for log lines.
@@ -71,7 +83,11 @@ impl Program {
         let is_added = |name: &OsStr| variables.iter().any(|(added, _)| added == name);
         let kept = self.environment.iter().filter(|(name, _)| !is_added(name));
         let environment = kept.chain(variables).map(assignment).collect::<Result<Vec<_>, _>>()?;
-        let launch = Launch { path: c_path, arguments, environment, streams, snare };
+        let _hold = match &self.crew {
+            Some(crew) => Some(crew.admit().ok_or(ExecError::Released)?),
+            None => None,
+        };
+        let launch = Launch { path: c_path, arguments, environment, streams, snare, _hold };
         reaper
             .spawn(launch, &self.seal)
             .await

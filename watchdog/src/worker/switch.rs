@@ -1,20 +1,27 @@
-//! Carries out what `machine` decides: gives a worker its function, and watches how it fares.
+//! Carries out what `machine` decides: gives a worker its function, watches how it fares, takes it away again.
 //!
-//! In: the owner's settings at the start. Out: entries of the [`Table`].
-//! Always: what is told about a function carries its epoch, so that nothing late is taken for something new.
-//! Touches: the function's processes, through `owner`.
+//! In: the owner's settings at the start, then orders. Out: entries of the [`Table`], and an [`Answer`] to each order.
+//! Always: what is told about a function carries its epoch, so that nothing late is taken for something new; a worker is
+//! generic again only when none of its processes is left and no start is under way.
+//! Touches: the function's processes, through `owner` and `crew`.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use hyperfaas_protocol::control::OwnerState;
+use hyperfaas_protocol::control::{Abilities, Order, OwnerState, WORKERS, Work};
+use hyperfaas_protocol::lane::LANE_VERSION;
 use hyperfaas_protocol::moment::SystemClock;
+use tokio::task::JoinHandle;
 
-use super::machine::Event;
+use super::crew::{self, Crew, Trait};
+use super::machine::{Event, Step};
 use super::table::{Running, Table};
-use super::{Surroundings, Worker};
+use super::{Owner, Role, Surroundings, Worker};
 use crate::config::{Config, Mode};
 use crate::front::Front;
+use crate::log::line;
 use crate::pid1::Reaper;
 use crate::state::{State, Status};
 use crate::sys::Seal;
@@ -37,18 +44,54 @@ pub(crate) struct Switch {
     ground: Ground,
     config: Arc<Config>,
     table: Arc<Table>,
+    /// What workers that take orders run.
+    lives: Mutex<HashMap<u8, Life>>,
+}
+
+/// What has to end before a worker is generic again.
+#[derive(Debug)]
+struct Life {
+    running: Arc<Running>,
+    crew: Arc<Crew>,
+    /// Keeps the long-running process alive, where the mode has one.
+    owner: Option<JoinHandle<Option<u8>>>,
+}
+
+/// What whoever gave an order is told, besides how the workers stand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Nothing: it is being carried out, which the workers' reports tell.
+    Followed,
+    /// How this worker stands, once more: it follows this order already.
+    Repeated(u8),
+    /// That it was not carried out, and why.
+    Refused { worker: u8, epoch: u64, reason: String },
 }
 
 impl Switch {
     /// A switch over a table of its own; nothing runs yet.
     pub(crate) fn new(ground: Ground, config: Arc<Config>) -> Self {
         let table = Arc::new(Table::new(config.mode != Mode::Standby));
-        Self { ground, config, table }
+        Self { ground, config, table, lives: Mutex::default() }
     }
 
     /// Who runs where.
     pub(crate) fn table(&self) -> &Arc<Table> {
         &self.table
+    }
+
+    /// What can be done here.
+    pub(crate) fn abilities(&self) -> Abilities {
+        let workers = u8::try_from(WORKERS).unwrap_or(u8::MAX);
+        let lanes = if self.has_lanes() { LANE_VERSION } else { 0 };
+        Abilities { workers, second_own: self.second_own().is_ok(), lanes, ..Abilities::default() }
+    }
+
+    /// Whether lanes can do for the owner's function what port 8080 does: tokens are checked, and bodies buffered, only there.
+    fn has_lanes(&self) -> bool {
+        let buffers =
+            matches!(&self.config.mode, Mode::Http { settings, .. } if settings.buffer_body);
+        self.config.jwt.is_none() && !buffers
     }
 
     /// Puts the owner's function into the first worker, whose `state` others look at as well; its processes are started by
@@ -58,20 +101,41 @@ impl Switch {
         state: &Arc<State>,
         front: Option<(Arc<Front>, u16)>,
     ) -> Option<Worker> {
-        let Ground { environment, seal, reaper, clock, is_managed } = &self.ground;
-        let around = Surroundings {
-            environment: environment.clone(),
-            seal: seal.clone(),
-            reaper: reaper.clone(),
-            state: state.clone(),
-            clock: *clock,
-            is_managed: *is_managed,
-            front,
-        };
+        let around = self.around(state, self.ground.seal.clone(), Role::First { front });
         let mode = Worker::new(&self.config, around)?;
-        let config = self.config.clone();
-        self.seat(Running::new((0, 0), None, config, (mode.clone(), state.clone()), *clock));
+        self.seat((0, 0), mode.clone(), state);
         Some(mode)
+    }
+
+    /// Carries out one order, or begins to.
+    pub(crate) fn order(self: &Arc<Self>, order: Order) -> Answer {
+        let (worker, epoch, step) = match order {
+            Order::Specialise { worker, epoch, work } => {
+                let able = self.able(&work);
+                (worker, epoch, self.table.apply(worker, Event::Specialise { epoch, able }))
+            }
+            Order::Release { worker, epoch, grace_ms } => {
+                let step = self.table.apply(worker, Event::Release { epoch });
+                if step == Some(Step::Drain) {
+                    line!("Worker {worker}: draining, epoch {epoch}");
+                    let grace = Duration::from_millis(grace_ms);
+                    tokio::spawn(self.clone().release(worker, epoch, grace));
+                }
+                (worker, epoch, step)
+            }
+            Order::Unknown => return Answer::Followed,
+        };
+        match step {
+            None => Answer::Refused { worker, epoch, reason: "there is no such worker".into() },
+            Some(Step::Refuse(reason)) => Answer::Refused { worker, epoch, reason },
+            Some(Step::Repeat) => Answer::Repeated(worker),
+            Some(Step::Start) => {
+                line!("Worker {worker}: specialising, epoch {epoch}");
+                self.start_own(worker, epoch);
+                Answer::Followed
+            }
+            Some(Step::Rest | Step::Drain | Step::Clear) => Answer::Followed,
+        }
     }
 
     /// The container is being stopped: no order is carried out from here on.
@@ -81,10 +145,90 @@ impl Switch {
         }
     }
 
-    fn seat(&self, running: Running) {
-        let (table, worker, epoch) = (self.table.clone(), running.worker, running.epoch);
-        let mut view = running.state.watch();
-        table.seat(Arc::new(running));
+    /// Ends the processes of workers that took orders, gently; after [`Switch::stop`].
+    pub(crate) async fn end(&self) {
+        let lives: Vec<_> = self.lock().drain().map(|(_, life)| life).collect();
+        for life in &lives {
+            life.running.mode.owner().map(|owner| owner.stop());
+        }
+        for life in lives {
+            if let Some(owner) = life.owner {
+                // Bounded: the owner kills what does not stop.
+                let _ = owner.await;
+            }
+        }
+    }
+
+    fn able(&self, work: &Work) -> Result<(), String> {
+        match work {
+            Work::Own => self.second_own(),
+            Work::Guest(_) => Err("this watchdog serves no guests".into()),
+        }
+    }
+
+    /// Whether a second copy of the owner's function can run beside the first.
+    fn second_own(&self) -> Result<(), String> {
+        let first = self.table.running()[0].clone();
+        match first.as_deref().map(|first| &first.mode) {
+            None => Err("the container has no owner".into()),
+            _ if crew::mark().is_none() => Err("its processes cannot be told apart".into()),
+            Some(Worker::Relay(relay)) if !relay.owner.can_move() => {
+                Err("its port cannot be moved, and the first worker has it".into())
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Starts a second copy of the owner's function.
+    fn start_own(&self, worker: u8, epoch: u64) {
+        let state = Arc::new(State::new());
+        let crew = Arc::new(Crew::new(Trait::Marked));
+        let seal = Seal { mark: crew::mark(), ..self.ground.seal.clone() };
+        let around = self.around(&state, seal, Role::Beside(crew.clone()));
+        // `able` has seen to it that there is an owner, so its settings ask for a worker.
+        let Some(mode) = Worker::new(&self.config, around) else { return };
+        let owner = mode.owner().map(|owner| tokio::spawn(Owner::run(owner.clone())));
+        mode.announce(&state);
+        let running = self.seat((worker, epoch), mode, &state);
+        self.lock().insert(worker, Life { running, crew, owner });
+    }
+
+    /// Waits for what runs, ends every process, and makes the worker generic again.
+    async fn release(self: Arc<Self>, worker: u8, epoch: u64, grace: Duration) {
+        let Some(life) = self.lock().remove(&worker) else { return };
+        let _ = tokio::time::timeout(grace, life.running.drained()).await;
+        if self.table.apply(worker, Event::Drained { epoch }) != Some(Step::Clear) {
+            return;
+        }
+        life.running.mode.owner().map(|owner| owner.kill());
+        if let Some(owner) = life.owner {
+            let _ = owner.await;
+        }
+        life.crew.end(&self.ground.reaper).await;
+        let _ = self.table.apply(worker, Event::Cleared { epoch });
+        line!("Worker {worker}: generic");
+    }
+
+    fn around(&self, state: &Arc<State>, seal: Seal, role: Role) -> Surroundings {
+        let Ground { environment, reaper, clock, is_managed, .. } = &self.ground;
+        Surroundings {
+            environment: environment.clone(),
+            seal,
+            reaper: reaper.clone(),
+            state: state.clone(),
+            clock: *clock,
+            is_managed: *is_managed,
+            role,
+        }
+    }
+
+    /// Enters a function into the table, and there whatever becomes of it.
+    fn seat(&self, place: (u8, u64), mode: Worker, state: &State) -> Arc<Running> {
+        let mut view = state.watch();
+        let config = self.config.clone();
+        let running = Arc::new(Running::new(place, None, config, mode, self.ground.clock));
+        self.table.seat(running.clone());
+        let (table, (worker, epoch)) = (self.table.clone(), place);
         tokio::spawn(async move {
             let mut crashes = 0;
             loop {
@@ -98,6 +242,11 @@ impl Switch {
                 }
             }
         });
+        running
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u8, Life>> {
+        self.lives.lock().expect("no holder of this lock panics")
     }
 }
 

@@ -15,10 +15,9 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 
 use super::Worker;
-use super::desk::Desk;
 use super::machine::{Event, Machine, Step};
+use super::queue::Queue;
 use crate::config::Config;
-use crate::state::State;
 
 /// One function in one worker, for one epoch.
 #[derive(Debug)]
@@ -33,10 +32,8 @@ pub(crate) struct Running {
     pub(crate) mode: Worker,
     /// `{name}.{namespace}` of a guest; `None` is the owner's function.
     pub(crate) guest: Option<String>,
-    /// Where its processes stand.
-    pub(super) state: Arc<State>,
     /// Who comes in next.
-    pub(super) desk: Desk,
+    pub(super) queue: Queue,
     counts: Counts,
     clock: SystemClock,
 }
@@ -208,13 +205,13 @@ impl Running {
         (worker, epoch): (u8, u64),
         guest: Option<String>,
         config: Arc<Config>,
-        (mode, state): (Worker, Arc<State>),
+        mode: Worker,
         clock: SystemClock,
     ) -> Self {
         let limit = config.max_inflight.and_then(|max| u64::try_from(max.get()).ok()).unwrap_or(0);
         let counts = Counts { limit: limit.into(), ..Counts::default() };
-        let desk = Desk::new(&config, clock.now());
-        Self { worker, epoch, config, mode, guest, state, desk, counts, clock }
+        let queue = Queue::new(&config, clock.now());
+        Self { worker, epoch, config, mode, guest, queue, counts, clock }
     }
 
     /// Takes a place for one request; whether it may have one is decided before.
@@ -225,7 +222,9 @@ impl Running {
 
     /// As [`Running::claim`], for somebody who may have gone by now.
     pub(super) fn reserve(self: &Arc<Self>) -> Claim {
-        Claim { is_used: false, ..self.claim() }
+        let mut claim = self.claim();
+        claim.is_used = false;
+        claim
     }
 
     /// Counts a request that waits for a place.
@@ -331,7 +330,7 @@ impl Claim {
 impl Drop for Claim {
     /// Gives the place back, however the request ended.
     fn drop(&mut self) {
-        let Running { counts, clock, desk, .. } = &*self.running;
+        let Running { counts, clock, queue, .. } = &*self.running;
         let now = clock.now();
         let in_flight = counts.in_flight.fetch_sub(1, Ordering::Relaxed);
         if self.is_used {
@@ -339,9 +338,9 @@ impl Drop for Claim {
             let us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
             counts.service_us.fetch_add(us, Ordering::Relaxed);
             counts.served.fetch_add(1, Ordering::Relaxed);
-            desk.ended(&self.running, (time, in_flight), now);
+            queue.ended(&self.running, (time, in_flight), now);
         }
-        desk.release(&self.running);
+        queue.release(&self.running);
         if in_flight == 1 && self.running.in_flight() == 0 {
             counts.idle.notify_waiters();
         }

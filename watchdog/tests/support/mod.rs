@@ -249,7 +249,7 @@ impl Script {
 }
 
 /// Waits until `done` holds.
-pub(crate) fn eventually(what: &str, done: impl Fn() -> bool) {
+pub(crate) fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     let begin = now();
     while !done() {
         assert!(begin.elapsed() < PATIENCE, "never: {what}");

@@ -21,7 +21,7 @@ use crate::knee::Knee;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Desk {
+pub(super) struct Queue {
     settings: QueueSettings,
     /// As it was set.
     fixed: Option<usize>,
@@ -30,17 +30,17 @@ pub(super) struct Desk {
 
 #[derive(Debug)]
 struct State {
-    queue: VecDeque<oneshot::Sender<Claim>>,
+    waiting: VecDeque<oneshot::Sender<Claim>>,
     /// `None` where a limit is set, or none is wanted.
     knee: Option<Knee>,
 }
 
-impl Desk {
+impl Queue {
     pub(super) fn new(config: &Config, now: Moment) -> Self {
         let fixed = config.max_inflight.map(NonZeroUsize::get);
         let has_knee = fixed.is_none() && config.queue.finds_limit;
         let knee = has_knee.then(|| Knee::new(now));
-        let state = Mutex::new(State { queue: VecDeque::new(), knee });
+        let state = Mutex::new(State { waiting: VecDeque::new(), knee });
         Self { settings: config.queue, fixed, state }
     }
 
@@ -59,7 +59,7 @@ impl Desk {
             if released(self.load(running, &state)) == 0 {
                 return;
             }
-            let Some(next) = state.queue.pop_front() else { return };
+            let Some(next) = state.waiting.pop_front() else { return };
             let claim = running.reserve();
             drop(state);
             // Whoever has left gives it back by that.
@@ -71,7 +71,7 @@ impl Desk {
         Load {
             in_flight: usize::try_from(running.in_flight()).unwrap_or(usize::MAX),
             limit: self.fixed.or_else(|| state.knee.as_ref().and_then(Knee::limit)),
-            queued: state.queue.len(),
+            queued: state.waiting.len(),
             queue_max: self.settings.most,
         }
     }
@@ -93,7 +93,7 @@ impl Running {
             Err(reason) => return Err(self.bounce(reason)),
         };
         let _waiting = self.wait_for_place();
-        match tokio::time::timeout(self.desk.settings.wait, &mut turn).await {
+        match tokio::time::timeout(self.queue.settings.wait, &mut turn).await {
             Ok(Ok(claim)) => Ok((claim.used(), true)),
             Ok(Err(_)) => Err(self.bounce(Reason::NotReady)),
             Err(_) => {
@@ -101,7 +101,7 @@ impl Running {
                 match turn.try_recv() {
                     Ok(claim) => Ok((claim.used(), true)),
                     Err(_) => {
-                        self.desk.lock().queue.retain(|waiting| !waiting.is_closed());
+                        self.queue.lock().waiting.retain(|waiting| !waiting.is_closed());
                         Err(self.bounce(Reason::Late))
                     }
                 }
@@ -110,12 +110,12 @@ impl Running {
     }
 
     fn approach(self: &Arc<Self>) -> Result<Turn, Reason> {
-        let mut state = self.desk.lock();
-        match admit(self.desk.load(self, &state)) {
+        let mut state = self.queue.lock();
+        match admit(self.queue.load(self, &state)) {
             Admission::Run => Ok(Turn::Now(self.claim())),
-            Admission::Queue => {
+            Admission::Queue { .. } => {
                 let (sender, turn) = oneshot::channel();
-                state.queue.push_back(sender);
+                state.waiting.push_back(sender);
                 Ok(Turn::Wait(turn))
             }
             Admission::Refuse { .. } => Err(Reason::Full),
@@ -125,8 +125,8 @@ impl Running {
     /// Counts a request that has to go elsewhere, and says how full it is here.
     pub(crate) fn bounce(&self, reason: Reason) -> (Reason, Crowd) {
         self.bounced();
-        let state = self.desk.lock();
-        let load = self.desk.load(self, &state);
+        let state = self.queue.lock();
+        let load = self.queue.load(self, &state);
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let limit = load.limit.map_or(0, count);
         (reason, Crowd { in_flight: count(load.in_flight), queued: count(load.queued), limit })
