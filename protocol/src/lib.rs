@@ -12,5 +12,6 @@ pub mod moment;
 pub mod names;
 pub mod openfaas;
 pub mod quantity;
+pub mod sniff;
 
 pub use names::{FunctionKey, FunctionName, Namespace, SecretName};

@@ -24,7 +24,6 @@ mod load;
 mod log;
 mod metrics;
 mod pid1;
-mod sniff;
 mod starter;
 mod state;
 mod sys;

@@ -10,6 +10,7 @@ mod conformance;
 mod files;
 mod improved;
 mod jwt;
+mod lanes;
 mod load;
 mod managed;
 mod support;

@@ -238,7 +238,7 @@ impl Relay {
                 Err(error) => return self.refuse(&error, plan, exchange),
             };
             if let Some(first) = &first {
-                let kind = HeaderValue::from_static(crate::sniff::content_type(first));
+                let kind = HeaderValue::from_static(hyperfaas_protocol::sniff::content_type(first));
                 parts.headers.insert(CONTENT_TYPE, kind);
             }
         }
