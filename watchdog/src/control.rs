@@ -19,6 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
+use crate::guestlog::Reader;
 use crate::lane::Lanes;
 use crate::load::Told;
 use crate::log::line;
@@ -40,6 +41,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Read from a peer at once, in bytes.
 const CHUNK: usize = 4096;
+/// Bytes of guests' log lines sent at once; in between comes whatever else there is to say.
+const LOG_PORTION: usize = 32 << 10;
 
 /// What peers are told about, and who carries out their orders.
 #[derive(Debug, Clone)]
@@ -219,6 +222,8 @@ struct News {
     reports: u64,
     /// `None` for a peer that does not want it.
     workers: Option<Workers>,
+    /// The same for what guests say.
+    guests: Option<Reader>,
 }
 
 /// What one peer has not been told yet about the workers.
@@ -259,6 +264,7 @@ impl News {
             crossings: None,
             reports: 0,
             workers: hello.workers.then(|| Workers::new(&desk.switch)),
+            guests: hello.workers.then(|| desk.switch.guests().read()),
         }
     }
 
@@ -277,6 +283,7 @@ impl News {
             changed = self.status.changed() => changed.is_ok(),
             changed = next(self.told.as_mut()) => changed,
             changed = next(self.workers.as_mut().map(|it| &mut it.now)) => changed,
+            changed = spoken(self.guests.as_mut()) => changed,
         }
     }
 
@@ -291,17 +298,25 @@ impl News {
             add(&mut text, &state_report(&status));
             self.state = Some(status);
         }
+        self.take_load(&mut text);
+        // Last, so that a guest that says much delays nothing.
+        for line in self.guests.as_mut().map(|it| it.take(LOG_PORTION)).unwrap_or_default() {
+            add(&mut text, &Report::Log(line));
+        }
+        text
+    }
+
+    fn take_load(&mut self, text: &mut Vec<u8>) {
         let Some(told) = self.told.as_mut().map(|told| *told.borrow_and_update()) else {
-            return text;
+            return;
         };
         if self.crossings.replace(told.mark.crossings) != Some(told.mark.crossings) {
-            add(&mut text, &Report::Watermark(told.mark));
+            add(text, &Report::Watermark(told.mark));
         }
         if let Some(load) = told.load.filter(|_| self.reports != told.reports) {
             self.reports = told.reports;
-            add(&mut text, &Report::Load(Box::new(load)));
+            add(text, &Report::Load(Box::new(load)));
         }
-        text
     }
 }
 
@@ -309,6 +324,14 @@ impl News {
 async fn next<T>(watched: Option<&mut watch::Receiver<T>>) -> bool {
     match watched {
         Some(watched) => watched.changed().await.is_ok(),
+        None => std::future::pending().await,
+    }
+}
+
+/// The same for what guests say.
+async fn spoken(reader: Option<&mut Reader>) -> bool {
+    match reader {
+        Some(reader) => reader.changed().await,
         None => std::future::pending().await,
     }
 }
@@ -363,6 +386,7 @@ mod tests {
             crossings: None,
             reports: 0,
             workers: None,
+            guests: None,
         };
         let mut news = view(Some(told.subscribe()));
         assert_eq!(lines(&news.take()), [starting.clone(), calm]);

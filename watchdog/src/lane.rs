@@ -122,6 +122,20 @@ impl Lanes {
             (Ok(_), None) => return back(stream, inlet, header, Reason::NotReady).await,
             (Err(miss), _) => return back(stream, inlet, header, reason(miss)).await,
         };
+        // What is logged about a guest's request is the guest's.
+        match running.guest.clone() {
+            Some(guest) => guest.hold(self.run(stream, inlet, header, running)).await,
+            None => self.run(stream, inlet, header, running).await,
+        }
+    }
+
+    async fn run(
+        &self,
+        stream: &TcpStream,
+        inlet: &mut Inlet,
+        header: &Header,
+        running: Arc<Running>,
+    ) -> io::Result<After> {
         match (running.mode.relay(), header.flags.has(Flags::DESCRIBED)) {
             (Some(_), false) => self.raw(stream, inlet, header, running).await,
             (None, true) => self.described(stream, inlet, header, running).await,

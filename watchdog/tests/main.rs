@@ -8,6 +8,7 @@
 
 mod conformance;
 mod files;
+mod guests;
 mod improved;
 mod jwt;
 mod lanes;

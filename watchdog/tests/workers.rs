@@ -135,7 +135,7 @@ impl Container {
             // At the same time, so that the least busy worker is another one each time.
             let mut clients: Vec<_> = (0..4).map(|_| self.watchdog.client()).collect();
             clients.iter_mut().for_each(|client| client.send("GET", "/", &[], b""));
-            seen = clients.iter_mut().map(|client| ok(client)).collect();
+            seen = clients.iter_mut().map(ok).collect();
             seen.len() == count
         });
         seen
@@ -191,7 +191,7 @@ fn whoever_asks_is_told_what_the_watchdog_can_and_how_both_workers_stand() {
     let mut read = || serde_json::from_str::<Value>(&link.line()).unwrap();
     assert_eq!(
         read(),
-        json!({ "event": "abilities", "workers": 2, "second_own": true, "guests": false, "lanes": 0 })
+        json!({ "event": "abilities", "workers": 2, "second_own": true, "guests": true, "lanes": 1 })
     );
     let worker = |worker, state: &str| json!({ "event": "worker", "worker": worker, "epoch": 0, "state": state, "crashes": 0 });
     assert_eq!((read(), read()), (worker(0, "ready"), worker(1, "generic")));
@@ -495,7 +495,7 @@ fn switching_back_and_forth_leaks_nothing() {
     container.reported(0, 0, "ready");
     let files = |container: &Container| {
         let of = |path: &std::path::Path| std::fs::read_dir(path).unwrap().count();
-        of(container.directory.path()) + of(&container.watchdog.lock_file().parent().unwrap())
+        of(container.directory.path()) + of(container.watchdog.lock_file().parent().unwrap())
     };
     let warm_up = 200.min(count);
     let (mut before, mut times) = ((held(&container.watchdog), files(&container)), Vec::new());

@@ -1,5 +1,9 @@
 //! What no safe wrapper exists for. The one module of the crate with unsafe code.
 
+mod cage;
+mod calls;
+mod filter;
+mod landlock;
 mod seal;
 mod spawn;
 mod sweep;
@@ -11,6 +15,7 @@ use rustix::process::DumpableBehavior;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+pub(crate) use cage::{Cage, CagePlan, OUTBOUND, check_guests};
 pub(crate) use seal::{Seal, SealedCall};
 pub(crate) use spawn::{ChildStack, Launch, SignalMask, spawn};
 pub(crate) use sweep::{kill_all_of, remove_ipc_of};

@@ -82,12 +82,21 @@ impl Crew {
         }
     }
 
+    /// Removes what the processes, all of them gone, have left in the kernel. What a copy of the owner's function leaves is
+    /// the owner's.
+    pub(super) fn sweep(&self) {
+        if let Trait::User(user) = self.shared
+            && let Err(error) = sys::remove_ipc_of(user)
+        {
+            line!("Warning: cannot remove what user {user} has left: {error}");
+        }
+    }
+
     /// Kills whoever is left; whether anybody was.
     fn kill(&self) -> bool {
-        if let Trait::User(user) = self.shared
-            && let Err(error) = sys::kill_all_of(user)
-        {
-            line!("Warning: cannot kill all processes of user {user} at once: {error}");
+        if let Trait::User(user) = self.shared {
+            // Without a thread for it they are killed one by one below, which makes room for one.
+            let _ = sys::kill_all_of(user);
         }
         let mut found = false;
         for pid in processes().filter(|pid| self.shared.has(*pid)) {

@@ -9,6 +9,7 @@ mod buffered;
 mod cgi;
 mod crew;
 mod fork;
+mod guest;
 mod headers;
 mod machine;
 mod media;
@@ -54,6 +55,7 @@ use crate::exchange::Exchange;
 use crate::front::Front;
 use crate::inbound::Inbound;
 use crate::pid1::Reaper;
+use crate::rooted::Root;
 use crate::state::State;
 use crate::sys::Seal;
 use fork::Forker;
@@ -96,7 +98,11 @@ pub(crate) enum Role {
         front: Option<(Arc<Front>, u16)>,
     },
     /// Beside another worker, until it is released.
-    Beside(Arc<Crew>),
+    Beside {
+        crew: Arc<Crew>,
+        /// A guest's own root.
+        root: Option<Root>,
+    },
 }
 
 impl Worker {
@@ -104,12 +110,18 @@ impl Worker {
     pub(crate) fn new(config: &Config, around: Surroundings) -> Option<Self> {
         let Surroundings { environment, seal, reaper, state, clock, is_managed, role } = around;
         let (timeouts, output) = (config.timeouts, config.output);
-        let (front, crew) = match role {
+        let (front, beside) = match role {
             Role::First { front } => (front, None),
-            Role::Beside(crew) => (None, Some(crew)),
+            Role::Beside { crew, root } => (None, Some((crew, root))),
         };
-        let is_first = crew.is_none();
-        let program = |words: &[String]| Program::new(words.to_vec(), environment, seal).of(crew);
+        let is_first = beside.is_none();
+        let program = |words: &[String]| {
+            let program = Program::new(words.to_vec(), environment, seal);
+            match beside {
+                Some((crew, root)) => program.of(crew, root),
+                None => program,
+            }
+        };
         Some(match &config.mode {
             Mode::Standby => return None,
             Mode::Static { root } => Self::Static(Arc::new(Site::new(root))),

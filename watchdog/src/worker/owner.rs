@@ -28,6 +28,7 @@ use super::program::{ExecError, Program};
 use super::trap::{Sight, Trap};
 use crate::config::{OutputSettings, Upstream};
 use crate::front::Front;
+use crate::guestlog;
 use crate::http;
 use crate::log::{Stream, line};
 use crate::pid1::{Exit, Process, Reaper};
@@ -355,13 +356,13 @@ impl Owner {
                 Err(error) => line!("Warning: no direct calls on port {port}: {error}"),
             }
         }
-        tokio::spawn(trap.run());
+        guestlog::spawn(trap.run());
         Ok(Some(sights))
     }
 
     fn follow(&self, pipe: PipeReader, stream: Stream) {
         match pipe::Receiver::from_owned_fd(OwnedFd::from(pipe)) {
-            Ok(pipe) => drop(tokio::spawn(output::follow(pipe, stream, self.output))),
+            Ok(pipe) => drop(guestlog::spawn(output::follow(pipe, stream, self.output))),
             Err(error) => line!("Error reading {}: {error}", stream.name()),
         }
     }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use super::cgi::Variable;
 use super::crew::Crew;
 use crate::pid1::{Process, Reaper};
+use crate::rooted::Root;
 use crate::sys::{Launch, Seal, SealedCall};
 
 /// What a worker executes.
@@ -27,6 +28,8 @@ pub(crate) struct Program {
     seal: Arc<SealedCall>,
     /// Whose processes these are; `None` for those that live as long as the container.
     crew: Option<Arc<Crew>>,
+    /// Where a guest finds its programs; `None` is the container's own root.
+    root: Option<Root>,
 }
 
 /// Why the command did not start.
@@ -50,12 +53,12 @@ pub(crate) enum ExecError {
 
 impl Program {
     pub(crate) fn new(words: Vec<String>, environment: Vec<Variable>, seal: Seal) -> Self {
-        Self { words, environment, seal: Arc::new(seal.prepare()), crew: None }
+        Self { words, environment, seal: Arc::new(seal.prepare()), crew: None, root: None }
     }
 
-    /// The same, its processes being of `crew`.
-    pub(super) fn of(self, crew: Option<Arc<Crew>>) -> Self {
-        Self { crew, ..self }
+    /// The same, its processes being of `crew`, and found from `root`.
+    pub(super) fn of(self, crew: Arc<Crew>, root: Option<Root>) -> Self {
+        Self { crew: Some(crew), root, ..self }
     }
 
     /// The command and its arguments, for log lines.
@@ -110,7 +113,7 @@ impl Program {
         for directory in path.unwrap_or_default().as_bytes().split(|b| *b == b':') {
             let directory = if directory.is_empty() { b"." } else { directory };
             let candidate = Path::new(OsStr::from_bytes(directory)).join(name);
-            if is_executable(&candidate) {
+            if self.is_executable(&candidate) {
                 let found_here = !candidate.is_absolute();
                 return if found_here {
                     Err(ExecError::Relative(name.to_owned()))
@@ -120,6 +123,13 @@ impl Program {
             }
         }
         Err(ExecError::NotFound(name.to_owned()))
+    }
+
+    fn is_executable(&self, path: &Path) -> bool {
+        match &self.root {
+            Some(root) => root.is_executable(path),
+            None => is_executable(path),
+        }
     }
 }
 

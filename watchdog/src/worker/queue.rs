@@ -67,6 +67,11 @@ impl Queue {
         }
     }
 
+    /// Sends everybody who waits away: the function leaves its worker.
+    pub(super) fn dismiss(&self) {
+        self.lock().waiting.clear();
+    }
+
     fn load(&self, running: &Running, state: &State) -> Load {
         Load {
             in_flight: usize::try_from(running.in_flight()).unwrap_or(usize::MAX),

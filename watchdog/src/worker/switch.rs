@@ -13,18 +13,21 @@ use std::time::Duration;
 use hyperfaas_protocol::control::{Abilities, Order, OwnerState, WORKERS, Work};
 use hyperfaas_protocol::lane::LANE_VERSION;
 use hyperfaas_protocol::moment::SystemClock;
+use rustix::process::geteuid;
 use tokio::task::JoinHandle;
 
 use super::crew::{self, Crew, Trait};
+use super::guest::{self, Visit};
 use super::machine::{Event, Step};
 use super::table::{Running, Table};
 use super::{Owner, Role, Surroundings, Worker};
 use crate::config::{Config, Mode};
 use crate::front::Front;
+use crate::guestlog::GuestLog;
 use crate::log::line;
 use crate::pid1::Reaper;
 use crate::state::{State, Status};
-use crate::sys::Seal;
+use crate::sys::{Seal, check_guests};
 
 /// What every function of this container is started with.
 #[derive(Debug)]
@@ -44,6 +47,7 @@ pub(crate) struct Switch {
     ground: Ground,
     config: Arc<Config>,
     table: Arc<Table>,
+    guests: Arc<GuestLog>,
     /// What workers that take orders run.
     lives: Mutex<HashMap<u8, Life>>,
 }
@@ -55,6 +59,13 @@ struct Life {
     crew: Arc<Crew>,
     /// Keeps the long-running process alive, where the mode has one.
     owner: Option<JoinHandle<Option<u8>>>,
+}
+
+/// What an order to specialise comes to.
+#[derive(Debug)]
+enum Plan {
+    Own,
+    Guest(Box<Visit>),
 }
 
 /// What whoever gave an order is told, besides how the workers stand.
@@ -72,7 +83,7 @@ impl Switch {
     /// A switch over a table of its own; nothing runs yet.
     pub(crate) fn new(ground: Ground, config: Arc<Config>) -> Self {
         let table = Arc::new(Table::new(config.mode != Mode::Standby));
-        Self { ground, config, table, lives: Mutex::default() }
+        Self { ground, config, table, guests: Arc::default(), lives: Mutex::default() }
     }
 
     /// Who runs where.
@@ -80,11 +91,18 @@ impl Switch {
         &self.table
     }
 
+    /// What guests say.
+    pub(crate) fn guests(&self) -> &Arc<GuestLog> {
+        &self.guests
+    }
+
     /// What can be done here.
     pub(crate) fn abilities(&self) -> Abilities {
         let workers = u8::try_from(WORKERS).unwrap_or(u8::MAX);
+        // Guests are reached through lanes alone.
+        let guests = self.ground.is_managed && self.has_lanes() && check_guests().is_ok();
         let lanes = if self.has_lanes() { LANE_VERSION } else { 0 };
-        Abilities { workers, second_own: self.second_own().is_ok(), lanes, ..Abilities::default() }
+        Abilities { workers, second_own: self.second_own().is_ok(), guests, lanes }
     }
 
     /// Whether lanes can do for the owner's function what port 8080 does: tokens are checked, and bodies buffered, only there.
@@ -103,7 +121,9 @@ impl Switch {
     ) -> Option<Worker> {
         let around = self.around(state, self.ground.seal.clone(), Role::First { front });
         let mode = Worker::new(&self.config, around)?;
-        self.seat((0, 0), mode.clone(), state);
+        let config = self.config.clone();
+        let running = Running::new((0, 0), None, config, mode.clone(), self.ground.clock);
+        self.seat(running, state);
         Some(mode)
     }
 
@@ -111,8 +131,15 @@ impl Switch {
     pub(crate) fn order(self: &Arc<Self>, order: Order) -> Answer {
         let (worker, epoch, step) = match order {
             Order::Specialise { worker, epoch, work } => {
-                let able = self.able(&work);
-                (worker, epoch, self.table.apply(worker, Event::Specialise { epoch, able }))
+                let (able, plan) = match self.plan(worker, &work) {
+                    Ok(plan) => (Ok(()), Some(plan)),
+                    Err(reason) => (Err(reason), None),
+                };
+                let step = self.table.apply(worker, Event::Specialise { epoch, able });
+                if let (Some(Step::Start), Some(plan)) = (&step, plan) {
+                    self.start(worker, epoch, plan);
+                }
+                (worker, epoch, step)
             }
             Order::Release { worker, epoch, grace_ms } => {
                 let step = self.table.apply(worker, Event::Release { epoch });
@@ -129,12 +156,7 @@ impl Switch {
             None => Answer::Refused { worker, epoch, reason: "there is no such worker".into() },
             Some(Step::Refuse(reason)) => Answer::Refused { worker, epoch, reason },
             Some(Step::Repeat) => Answer::Repeated(worker),
-            Some(Step::Start) => {
-                line!("Worker {worker}: specialising, epoch {epoch}");
-                self.start_own(worker, epoch);
-                Answer::Followed
-            }
-            Some(Step::Rest | Step::Drain | Step::Clear) => Answer::Followed,
+            Some(Step::Rest | Step::Start | Step::Drain | Step::Clear) => Answer::Followed,
         }
     }
 
@@ -149,7 +171,9 @@ impl Switch {
     pub(crate) async fn end(&self) {
         let lives: Vec<_> = self.lock().drain().map(|(_, life)| life).collect();
         for life in &lives {
-            life.running.mode.owner().map(|owner| owner.stop());
+            if let Some(owner) = life.running.mode.owner() {
+                owner.stop();
+            }
         }
         for life in lives {
             if let Some(owner) = life.owner {
@@ -159,11 +183,21 @@ impl Switch {
         }
     }
 
-    fn able(&self, work: &Work) -> Result<(), String> {
-        match work {
-            Work::Own => self.second_own(),
-            Work::Guest(_) => Err("this watchdog serves no guests".into()),
+    fn plan(&self, worker: u8, work: &Work) -> Result<Plan, String> {
+        let guest = match work {
+            Work::Own => return self.second_own().map(|()| Plan::Own),
+            Work::Guest(guest) => guest,
+        };
+        if !self.has_lanes() {
+            return Err("this container has no lanes, which guests are reached through".into());
         }
+        let owner = self.ground.seal.user.as_ref().map_or_else(geteuid, |user| user.uid);
+        if !owner.is_root() && owner.as_raw() == guest.uid {
+            return Err("its user is the owner's".into());
+        }
+        let others = self.table.running().into_iter().flatten().filter(|it| it.worker != worker);
+        let taken: Vec<_> = others.filter_map(|it| guest::port(&it.config)).collect();
+        Visit::prepare(guest, &taken).map(|visit| Plan::Guest(Box::new(visit)))
     }
 
     /// Whether a second copy of the owner's function can run beside the first.
@@ -179,32 +213,61 @@ impl Switch {
         }
     }
 
-    /// Starts a second copy of the owner's function.
-    fn start_own(&self, worker: u8, epoch: u64) {
+    /// Starts the function that `worker` has just been told to take.
+    fn start(&self, worker: u8, epoch: u64, plan: Plan) {
+        let place = (worker, epoch);
         let state = Arc::new(State::new());
-        let crew = Arc::new(Crew::new(Trait::Marked));
-        let seal = Seal { mark: crew::mark(), ..self.ground.seal.clone() };
-        let around = self.around(&state, seal, Role::Beside(crew.clone()));
-        // `able` has seen to it that there is an owner, so its settings ask for a worker.
-        let Some(mode) = Worker::new(&self.config, around) else { return };
-        let owner = mode.owner().map(|owner| tokio::spawn(Owner::run(owner.clone())));
+        let (crew, around, config, scope) = match plan {
+            Plan::Own => {
+                line!("Worker {worker}: takes on a second copy of the function, epoch {epoch}");
+                let crew = Arc::new(Crew::new(Trait::Marked));
+                let seal = Seal { mark: crew::mark(), ..self.ground.seal.clone() };
+                let role = Role::Beside { crew: crew.clone(), root: None };
+                (crew, self.around(&state, seal, role), self.config.clone(), None)
+            }
+            Plan::Guest(visit) => {
+                let Visit { function, config, environment, root, cage, user } = *visit;
+                line!("Worker {worker}: takes on {function}, epoch {epoch}");
+                let crew = Arc::new(Crew::new(Trait::User(user)));
+                let cage = Some(Arc::new(cage));
+                let seal = Seal { user: None, cage, ..self.ground.seal.clone() };
+                let role = Role::Beside { crew: crew.clone(), root: Some(root) };
+                let around = Surroundings { environment, ..self.around(&state, seal, role) };
+                let scope = self.guests.scope(place, function);
+                (crew, around, Arc::new(config), Some(scope))
+            }
+        };
+        // A plan is only made for settings that ask for a worker.
+        let Some(mode) = Worker::new(&config, around) else { return };
+        let owner = mode.owner().map(|owner| {
+            let run = Owner::run(owner.clone());
+            match &scope {
+                Some(scope) => scope.spawn(run),
+                None => tokio::spawn(run),
+            }
+        });
         mode.announce(&state);
-        let running = self.seat((worker, epoch), mode, &state);
+        let running = Running::new(place, scope, config, mode, self.ground.clock);
+        let running = self.seat(running, &state);
         self.lock().insert(worker, Life { running, crew, owner });
     }
 
     /// Waits for what runs, ends every process, and makes the worker generic again.
     async fn release(self: Arc<Self>, worker: u8, epoch: u64, grace: Duration) {
         let Some(life) = self.lock().remove(&worker) else { return };
+        life.running.dismiss();
         let _ = tokio::time::timeout(grace, life.running.drained()).await;
         if self.table.apply(worker, Event::Drained { epoch }) != Some(Step::Clear) {
             return;
         }
-        life.running.mode.owner().map(|owner| owner.kill());
+        if let Some(owner) = life.running.mode.owner() {
+            owner.kill();
+        }
         if let Some(owner) = life.owner {
             let _ = owner.await;
         }
         life.crew.end(&self.ground.reaper).await;
+        life.crew.sweep();
         let _ = self.table.apply(worker, Event::Cleared { epoch });
         line!("Worker {worker}: generic");
     }
@@ -223,12 +286,11 @@ impl Switch {
     }
 
     /// Enters a function into the table, and there whatever becomes of it.
-    fn seat(&self, place: (u8, u64), mode: Worker, state: &State) -> Arc<Running> {
+    fn seat(&self, running: Running, state: &State) -> Arc<Running> {
         let mut view = state.watch();
-        let config = self.config.clone();
-        let running = Arc::new(Running::new(place, None, config, mode, self.ground.clock));
+        let (table, worker, epoch) = (self.table.clone(), running.worker, running.epoch);
+        let running = Arc::new(running);
         self.table.seat(running.clone());
-        let (table, (worker, epoch)) = (self.table.clone(), place);
         tokio::spawn(async move {
             let mut crashes = 0;
             loop {

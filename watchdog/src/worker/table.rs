@@ -18,6 +18,7 @@ use super::Worker;
 use super::machine::{Event, Machine, Step};
 use super::queue::Queue;
 use crate::config::Config;
+use crate::guestlog::Scope;
 
 /// One function in one worker, for one epoch.
 #[derive(Debug)]
@@ -30,8 +31,8 @@ pub(crate) struct Running {
     pub(crate) config: Arc<Config>,
     /// How its requests are served.
     pub(crate) mode: Worker,
-    /// `{name}.{namespace}` of a guest; `None` is the owner's function.
-    pub(crate) guest: Option<String>,
+    /// A guest's place in the log, where every line about it belongs; `None` is the owner's function.
+    pub(crate) guest: Option<Arc<Scope>>,
     /// Who comes in next.
     pub(super) queue: Queue,
     counts: Counts,
@@ -203,7 +204,7 @@ impl Table {
 impl Running {
     pub(super) fn new(
         (worker, epoch): (u8, u64),
-        guest: Option<String>,
+        guest: Option<Arc<Scope>>,
         config: Arc<Config>,
         mode: Worker,
         clock: SystemClock,
@@ -271,6 +272,11 @@ impl Running {
         self.mode.owner().map_or(0, |owner| owner.generation())
     }
 
+    /// Sends those that wait for a place elsewhere.
+    pub(super) fn dismiss(&self) {
+        self.queue.dismiss();
+    }
+
     /// Waits until nothing is in flight; new requests must have ended before.
     pub(super) async fn drained(&self) {
         loop {
@@ -315,11 +321,6 @@ impl WorkerTally {
 }
 
 impl Claim {
-    /// What works on the request.
-    pub(crate) fn running(&self) -> &Arc<Running> {
-        &self.running
-    }
-
     /// Takes what was reserved.
     pub(super) fn used(mut self) -> Self {
         self.is_used = true;
