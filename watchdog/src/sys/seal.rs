@@ -10,7 +10,7 @@ use std::io;
 use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::cage::Cage;
@@ -26,6 +26,8 @@ pub(crate) struct Seal {
     pub(crate) managed: bool,
     /// Value for `oom_score_adj`, so that the kernel takes a worker before the watchdog.
     pub(crate) oom_score: Option<i32>,
+    /// The hard limit for locks that tells a worker's processes from all others; see `worker::crew`.
+    pub(crate) mark: Option<u64>,
     /// What a guest is kept in; the owner's workers have none.
     pub(crate) cage: Option<Arc<Cage>>,
 }
@@ -58,6 +60,10 @@ impl SealedCall {
     pub(super) fn apply(&self) -> Result<(), Refusal> {
         if let Some(digits) = &self.oom {
             raise_oom_score(digits);
+        }
+        if let Some(mark) = self.seal.mark {
+            let limit = Rlimit { current: Some(mark), maximum: Some(mark) };
+            rustix::process::setrlimit(Resource::Locks, limit).map_err(at(Step::Limits))?;
         }
         if self.seal.managed {
             super::close_inherited_on_exec();

@@ -14,6 +14,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::ptr;
+use std::sync::Arc;
 
 use rustix::process::Pid;
 
@@ -38,6 +39,8 @@ pub(crate) struct Launch {
     pub(crate) streams: [OwnedFd; 3],
     /// Where the child hands over its bind trap; it has none otherwise.
     pub(crate) snare: Option<OwnedFd>,
+    /// Held until the program runs or will never run, so that others can tell whether starts are under way.
+    pub(crate) _hold: Option<Arc<()>>,
 }
 
 /// What the child reads, and the one thing it writes.

@@ -4,6 +4,7 @@
 //! port they picked nor let the metrics port be chosen, so they need `--test-threads=1`.
 
 mod client;
+pub(crate) mod lane;
 pub(crate) mod tokens;
 mod upstream;
 
@@ -141,6 +142,11 @@ impl Watchdog {
         }
     }
 
+    /// Whether any line of stderr read so far contains `text`.
+    pub(crate) fn has_said(&self, text: &str) -> bool {
+        self.seen.iter().any(|line| line.contains(text))
+    }
+
     /// Everything on stdout, once it satisfies `done`.
     pub(crate) fn stdout(&self, done: impl Fn(&str) -> bool) -> String {
         let begin = now();
@@ -249,7 +255,7 @@ impl Script {
 }
 
 /// Waits until `done` holds.
-pub(crate) fn eventually(what: &str, done: impl Fn() -> bool) {
+pub(crate) fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     let begin = now();
     while !done() {
         assert!(begin.elapsed() < PATIENCE, "never: {what}");

@@ -188,6 +188,7 @@ mod tests {
                 command: Vec::new(),
                 user: user.into(),
                 has_home: false,
+                is_standby: false,
             },
             limits: Bounds::default(),
             requests: Bounds::default(),
