@@ -17,8 +17,9 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
 
 use crate::catalog::{Catalog, Function};
-use crate::cluster::{Acquired, Cluster, ParkedGuard, Ticket};
+use crate::cluster::{Acquired, Cluster, ParkedGuard, Route, Ticket};
 use crate::engine::ReplicaId;
+use crate::lanes::{self, LaneError};
 
 /// How long a request waits while the function's process keeps ending: the watchdog's first restarts take less.
 const CRASH_PATIENCE: Duration = Duration::from_secs(3);
@@ -100,27 +101,62 @@ impl Dispatch {
     ) -> Result<Response<Body>, InvokeError> {
         *request.uri_mut() = Uri::from(target);
         let mut tried = Vec::new();
-        let wait = Wait::new(self.settings.cold_start_timeout);
+        let mut wait = Wait::new(self.settings.cold_start_timeout);
         loop {
             let ticket = self.ticket(key, &mut tried, &wait).await?;
-            match forward(&ticket.route().pool, request, &self.forwarding).await {
+            let replica = ticket.route().replica.clone();
+            match self.hop(ticket.route(), request).await {
                 Ok(response) => return Ok(response.map(|body| hold(body, ticket))),
-                Err(ForwardError::Unsent { request: unsent, cause }) => {
-                    debug!(function = %key, replica = %ticket.route().replica.0, %cause, "request not sent, trying elsewhere");
-                    tried.push(ticket.route().replica.clone());
+                Err(Hop::Elsewhere { request: unsent, cause }) => {
+                    debug!(function = %key, replica = %replica.0, %cause, "request not sent, trying elsewhere");
+                    tried.push(replica);
+                    wait.refusals += 1;
                     request = *unsent;
                 }
-                Err(ForwardError::Lost(error)) => {
-                    warn!(function = %key, replica = %ticket.route().replica.0, %error, "replica broke off");
-                    return Err(InvokeError::Lost(error.to_string()));
+                Err(Hop::Over(error)) => {
+                    if let InvokeError::Lost(cause) = &error {
+                        warn!(function = %key, replica = %replica.0, %cause, "replica broke off");
+                    }
+                    return Err(error);
                 }
-                Err(ForwardError::UnexpectedUpgrade) => {
-                    return Err(InvokeError::Lost("unexpected protocol switch".into()));
-                }
-                Err(ForwardError::BrokenRequest) => return Err(InvokeError::BrokenRequest),
-                Err(ForwardError::Timeout(_)) => return Err(InvokeError::Timeout),
             }
         }
+    }
+
+    /// Sends `request` along `route`: over a lane where there is one, else over plain HTTP.
+    async fn hop(&self, route: &Route, mut request: Request<Body>) -> Result<Response<Body>, Hop> {
+        if let Some(lanes) = route.lanes.to(0, 0).filter(|_| lanes::carries(&request)) {
+            match lanes::call(&lanes, request, &self.forwarding, route.pool.host()).await {
+                Ok(response) => return Ok(response),
+                Err(LaneError::NoLane { request: unsent, cause }) => {
+                    debug!(replica = %route.replica.0, %cause, "no lane, plain HTTP instead");
+                    request = *unsent;
+                }
+                Err(LaneError::Bounced { request, reason, crowd }) => {
+                    let cause =
+                        format!("bounced: {}, {} in flight", reason.name(), crowd.in_flight);
+                    return Err(Hop::Elsewhere { request, cause });
+                }
+                Err(LaneError::Lost(text)) => return Err(Hop::Over(InvokeError::Lost(text))),
+                Err(LaneError::BrokenRequest) => return Err(Hop::Over(InvokeError::BrokenRequest)),
+                Err(LaneError::Timeout(_)) => return Err(Hop::Over(InvokeError::Timeout)),
+            }
+        }
+        let error = match forward(&route.pool, request, &self.forwarding).await {
+            Ok(response) => return Ok(response),
+            Err(error) => error,
+        };
+        Err(match error {
+            ForwardError::Unsent { request, cause } => {
+                Hop::Elsewhere { request, cause: cause.to_string() }
+            }
+            ForwardError::Lost(error) => Hop::Over(InvokeError::Lost(error.to_string())),
+            ForwardError::UnexpectedUpgrade => {
+                Hop::Over(InvokeError::Lost("unexpected protocol switch".into()))
+            }
+            ForwardError::BrokenRequest => Hop::Over(InvokeError::BrokenRequest),
+            ForwardError::Timeout(_) => Hop::Over(InvokeError::Timeout),
+        })
     }
 
     /// A place on a replica, waiting for one if need be.
@@ -156,7 +192,7 @@ impl Dispatch {
                 Acquired::Wait if !tried.is_empty() => {
                     // Ready by all we know, and yet refused: give them a moment, then ask all of them again.
                     tried.clear();
-                    wait.deadline.min(Instant::now() + REFUSED_PAUSE)
+                    wait.deadline.min(Instant::now() + wait.refused_pause())
                 }
                 Acquired::Wait => wait.deadline,
             };
@@ -193,16 +229,33 @@ impl Dispatch {
     }
 }
 
+/// How one attempt to serve a request failed.
+enum Hop {
+    /// It has run nowhere.
+    Elsewhere {
+        request: Box<Request<Body>>,
+        cause: String,
+    },
+    Over(InvokeError),
+}
+
 /// How long one request has waited for replicas, and may.
 struct Wait {
     start: Instant,
     deadline: Instant,
+    /// How often it was sent back.
+    refusals: u32,
 }
 
 impl Wait {
     fn new(limit: Duration) -> Self {
         let start = Instant::now();
-        Self { start, deadline: start + limit }
+        Self { start, deadline: start + limit, refusals: 0 }
+    }
+
+    /// Longer with every refusal, so that one whom nobody takes is offered around at most twice a second.
+    fn refused_pause(&self) -> Duration {
+        REFUSED_PAUSE * (1 << (self.refusals / 4).min(5))
     }
 
     fn since_start(&self) -> Duration {

@@ -85,7 +85,7 @@ async fn connection(
     let stream = tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect(route.control)).await??;
     stream.set_nodelay(true)?;
     let mut stream = BufReader::with_capacity(512, stream);
-    let hello = Hello { version: LINK_VERSION, key: key.to_owned(), load: true, workers: false };
+    let hello = Hello { version: LINK_VERSION, key: key.to_owned(), load: true, workers: true };
     let mut line = serde_json::to_vec(&hello)?;
     line.push(b'\n');
     stream.write_all(&line).await?;
@@ -100,6 +100,9 @@ async fn connection(
             };
         }
         let report = serde_json::from_slice(&line)?;
+        if let Report::Abilities(abilities) = &report {
+            route.lanes.offer(abilities.lanes, key);
+        }
         heard(cluster, function, &route.replica, report, clock.now());
     }
 }
@@ -123,7 +126,11 @@ fn heard(cluster: &Cluster, function: &FunctionKey, id: &ReplicaId, report: Repo
             debug!(%function, %replica, ?load, "replica reported its load");
             cluster.loaded(function, id, *load, now);
         }
-        Report::Abilities(_) | Report::Worker(_) | Report::Refused { .. } | Report::Unknown => {
+        Report::Abilities(_)
+        | Report::Worker(_)
+        | Report::Refused { .. }
+        | Report::Log(_)
+        | Report::Unknown => {
             trace!(%function, %replica, "report that was not asked for ignored");
         }
     }
@@ -180,7 +187,7 @@ mod tests {
         let (outcome, hello) =
             tokio::join!(connection(&cluster, &clock, &function, &route, "k"), watchdog);
         outcome.unwrap();
-        assert_eq!(hello, "{\"version\":1,\"key\":\"k\",\"load\":true}\n");
+        assert_eq!(hello, "{\"version\":1,\"key\":\"k\",\"load\":true,\"workers\":true}\n");
         assert_eq!(cluster.available(&function), 1);
         let known = cluster.loads(&function).pop().unwrap();
         assert_eq!(known.watermark.unwrap().level, Level::High);

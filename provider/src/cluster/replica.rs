@@ -10,6 +10,7 @@ use hyperfaas_protocol::moment::Moment;
 use tokio::sync::Notify;
 
 use crate::engine::{ContainerId, Observed, ReplicaId};
+use crate::lanes::Lanes;
 use crate::scheduler::Phase;
 
 /// A replica as the cluster keeps it.
@@ -76,6 +77,8 @@ pub struct Route {
     pub pool: Pool,
     /// Its watchdog's control link.
     pub control: SocketAddr,
+    /// Lanes to its workers.
+    pub lanes: Lanes,
     in_flight: AtomicU32,
     idle: Notify,
 }
@@ -88,6 +91,7 @@ impl Route {
             replica: observed.replica.clone(),
             pool: Pool::new(SocketAddr::new(address, observed.http_port), PoolSettings::default()),
             control: SocketAddr::new(address, observed.control_port),
+            lanes: Lanes::new(SocketAddr::new(address, observed.control_port)),
             in_flight: AtomicU32::new(0),
             idle: Notify::new(),
         }))

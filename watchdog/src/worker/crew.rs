@@ -94,10 +94,9 @@ impl Crew {
 
     /// Kills whoever is left; whether anybody was.
     fn kill(&self) -> bool {
-        if let Trait::User(user) = self.shared
-            && let Err(error) = sys::kill_all_of(user)
-        {
-            line!("Warning: cannot kill all processes of user {user} at once: {error}");
+        if let Trait::User(user) = self.shared {
+            // Without a thread for it they are killed one by one below, which makes room for one.
+            let _ = sys::kill_all_of(user);
         }
         let mut found = false;
         for pid in processes().filter(|pid| self.shared.has(*pid)) {

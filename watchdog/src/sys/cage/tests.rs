@@ -104,6 +104,7 @@ fn start(cage: Cage, words: &[&str]) -> io::Result<(Pid, PipeReader)> {
         environment: Vec::new(),
         streams: [input.into(), OwnedFd::from(writer.try_clone()?), writer.into()],
         snare: None,
+        _hold: None,
     };
     let pid = spawn(&launch, &seal.prepare(), &mut ChildStack::default())?;
     Ok((pid, reader))
