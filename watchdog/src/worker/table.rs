@@ -46,6 +46,8 @@ struct Counts {
     queued: AtomicU64,
     served: AtomicU64,
     bounced: AtomicU64,
+    /// Those that had to wait.
+    waited: AtomicU64,
     service_us: AtomicU64,
     /// What is admitted at once, 0 for any number.
     limit: AtomicU64,
@@ -75,6 +77,7 @@ pub(crate) struct WorkerTally {
     pub(crate) in_flight_max: Option<u64>,
     pub(crate) served: u64,
     pub(crate) bounced: u64,
+    pub(crate) waited: u64,
     /// The time from claim to end of all those that are over.
     pub(crate) service_us: u64,
 }
@@ -231,6 +234,7 @@ impl Running {
     /// Counts a request that waits for a place.
     pub(crate) fn wait_for_place(self: &Arc<Self>) -> Waiting {
         self.counts.queued.fetch_add(1, Ordering::Relaxed);
+        self.counts.waited.fetch_add(1, Ordering::Relaxed);
         Waiting(self.clone())
     }
 
@@ -297,6 +301,7 @@ impl Running {
             in_flight_max: self.limit(),
             served: count(&self.counts.served),
             bounced: count(&self.counts.bounced),
+            waited: count(&self.counts.waited),
             service_us: count(&self.counts.service_us),
         }
     }
