@@ -229,6 +229,13 @@ impl Cluster {
         parking
     }
 
+    /// Counts one more request of `key` as waiting, outside the queue; `None` when too many wait.
+    pub fn hold(&self, key: &FunctionKey) -> Option<Parked> {
+        let held = self.cell(key).hold(self.context.clock.now());
+        self.touch(key);
+        held
+    }
+
     /// How the matter stands with `revision` of `key` for those who wait.
     pub fn standing_of(&self, key: &FunctionKey, revision: u64) -> Acquired {
         self.find(key).map_or(Acquired::Wait, |cell| cell.standing(revision))

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cell::Cell;
 use crate::engine::{ContainerId, Observed, ReplicaId};
+use crate::lanes::Lanes;
 
 /// A replica's side that no decision looks at; beside its `ReplicaView`.
 #[derive(Debug)]
@@ -86,6 +87,8 @@ pub struct Route {
     pub gone: CancellationToken,
     /// The newest order to its watchdog; sent again after a break, until its worker reports.
     pub orders: watch::Sender<Option<Order>>,
+    /// Lanes to its workers.
+    pub lanes: Lanes,
     in_flight: AtomicU32,
     idle: Notify,
 }
@@ -100,6 +103,7 @@ impl Route {
             control: SocketAddr::new(address, observed.control_port),
             gone: CancellationToken::new(),
             orders: watch::Sender::new(None),
+            lanes: Lanes::new(SocketAddr::new(address, observed.control_port)),
             in_flight: AtomicU32::new(0),
             idle: Notify::new(),
         }))
