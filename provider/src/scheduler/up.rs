@@ -89,7 +89,7 @@ impl Up<'_> {
         let expected = (demand.need > f64::from(current)).then(|| whole(demand.need * margin));
         if let Some(wanted) = expected.max(doubled) {
             // What the host's other containers do not use; its own use is part of the host's.
-            let most = ceiling.min(demand.used.saturating_add(node.cpu_free()));
+            let most = ceiling.min(node.cpu_beside(demand.used));
             let to = wanted.min(most);
             if to < current.saturating_add(step(current)) {
                 return None;
