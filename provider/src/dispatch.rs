@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
 use crate::catalog::{Catalog, Function};
-use crate::cluster::{Acquired, Cluster, Parked, Parking, Ticket};
+use crate::cluster::{Acquired, Cluster, Parked, Parking, Ticket, WorkerRef};
 use crate::lanes::{self, LaneError};
 
 /// How long a request waits while the function's process keeps ending: the watchdog's first restarts take less.
@@ -111,7 +111,7 @@ impl Dispatch {
         loop {
             let ticket = self.ticket(key, &mut attempts).await?;
             let replica = ticket.route().replica.clone();
-            match self.hop(&ticket, request).await {
+            match self.hop(key, &ticket, request).await {
                 Ok(response) => return Ok(response.map(|body| hold(body, ticket))),
                 Err(Hop::Elsewhere { request: unsent, cause }) => {
                     debug!(function = %key, replica = %replica.0, %cause, "request not sent, trying elsewhere");
@@ -122,7 +122,7 @@ impl Dispatch {
                 }
                 Err(Hop::Over(error)) => {
                     if let InvokeError::Lost(cause) = &error {
-                        warn!(function = %key, replica = %replica.0, %cause, "replica broke off");
+                        warn!(function = %key, replica = %ticket.route().replica.0, %cause, "replica broke off");
                     }
                     return Err(error);
                 }
@@ -130,25 +130,26 @@ impl Dispatch {
         }
     }
 
-    /// Sends `request` to the worker of `ticket`: over a lane where there is one, else over plain HTTP.
+    /// Sends `request` to where `ticket` is for: over a lane where there is one, else over plain HTTP, which leads only to the
+    /// container's own function.
     async fn hop(
         &self,
+        key: &FunctionKey,
         ticket: &Ticket,
         mut request: Request<Body>,
     ) -> Result<Response<Body>, Hop> {
-        let (route, to) = (ticket.route(), ticket.worker());
-        if let Some(lanes) =
-            route.lanes.to(to.worker, to.epoch).filter(|_| lanes::carries(&request))
-        {
+        let (route, WorkerRef { worker, epoch, .. }) = (ticket.route(), ticket.worker());
+        let is_guest = route.owner != *key;
+        let lanes = route.lanes.to(worker, epoch);
+        if let Some(lanes) = lanes.filter(|_| is_guest || lanes::carries(&request)) {
             match lanes::call(&lanes, request, &self.forwarding, route.pool.host()).await {
                 Ok(response) => return Ok(response),
                 Err(LaneError::NoLane { request: unsent, cause }) => {
-                    debug!(replica = %route.replica.0, %cause, "no lane, plain HTTP instead");
+                    debug!(replica = %route.replica.0, %cause, "no lane");
                     request = *unsent;
                 }
                 Err(LaneError::Bounced { request, reason, crowd }) => {
-                    let cause =
-                        format!("bounced: {}, {} in flight", reason.name(), crowd.in_flight);
+                    let cause = format!("{}, {} in flight", reason.name(), crowd.in_flight);
                     return Err(Hop::Elsewhere { request, cause });
                 }
                 Err(LaneError::Lost(text)) => return Err(Hop::Over(InvokeError::Lost(text))),
@@ -156,21 +157,11 @@ impl Dispatch {
                 Err(LaneError::Timeout(_)) => return Err(Hop::Over(InvokeError::Timeout)),
             }
         }
-        let error = match forward(&route.pool, request, &self.forwarding).await {
-            Ok(response) => return Ok(response),
-            Err(error) => error,
-        };
-        Err(match error {
-            ForwardError::Unsent { request, cause } => {
-                Hop::Elsewhere { request, cause: cause.to_string() }
-            }
-            ForwardError::Lost(error) => Hop::Over(InvokeError::Lost(error.to_string())),
-            ForwardError::UnexpectedUpgrade => {
-                Hop::Over(InvokeError::Lost("unexpected protocol switch".into()))
-            }
-            ForwardError::BrokenRequest => Hop::Over(InvokeError::BrokenRequest),
-            ForwardError::Timeout(_) => Hop::Over(InvokeError::Timeout),
-        })
+        if is_guest {
+            let cause = "a guest is reached over lanes alone".to_owned();
+            return Err(Hop::Elsewhere { request: Box::new(request), cause });
+        }
+        forward(&route.pool, request, &self.forwarding).await.map_err(Hop::from)
     }
 
     /// A place on a worker, waiting for one if need be.
@@ -285,6 +276,22 @@ enum Hop {
         cause: String,
     },
     Over(InvokeError),
+}
+
+impl From<ForwardError> for Hop {
+    fn from(error: ForwardError) -> Self {
+        match error {
+            ForwardError::Unsent { request, cause } => {
+                Self::Elsewhere { request, cause: cause.to_string() }
+            }
+            ForwardError::Lost(error) => Self::Over(InvokeError::Lost(error.to_string())),
+            ForwardError::UnexpectedUpgrade => {
+                Self::Over(InvokeError::Lost("unexpected protocol switch".into()))
+            }
+            ForwardError::BrokenRequest => Self::Over(InvokeError::BrokenRequest),
+            ForwardError::Timeout(_) => Self::Over(InvokeError::Timeout),
+        }
+    }
 }
 
 /// What one request has tried.

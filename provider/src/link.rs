@@ -81,7 +81,7 @@ async fn connection(
     let hello = Hello { version: LINK_VERSION, key: key.to_owned(), load: true, workers: true };
     send(&mut writer, &hello).await?;
     tokio::select! {
-        ended = hear(cluster, function, route, key, reader) => ended,
+        ended = hear(cluster, function, (route, key), reader) => ended,
         ended = give_orders(route, writer) => ended,
     }
 }
@@ -90,8 +90,7 @@ async fn connection(
 async fn hear(
     cluster: &Cluster,
     function: &FunctionKey,
-    route: &Route,
-    key: &str,
+    (route, key): (&Route, &str),
     reader: OwnedReadHalf,
 ) -> io::Result<()> {
     let mut stream = BufReader::with_capacity(512, reader);
@@ -166,10 +165,9 @@ fn heard(cluster: &Cluster, function: &FunctionKey, id: &ReplicaId, report: Repo
             warn!(%function, %replica, worker, epoch, reason, "order refused");
             cluster.refused(function, id, (worker, epoch), now);
         }
-        Report::Log(_) => {
-            trace!(%function, %replica, "log line of a guest ignored: there are none")
+        Report::Log(_) | Report::Unknown => {
+            trace!(%function, %replica, "report that nobody reads here ignored");
         }
-        Report::Unknown => trace!(%function, %replica, "report of a newer watchdog ignored"),
     }
 }
 

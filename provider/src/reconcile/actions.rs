@@ -306,6 +306,7 @@ fn start_order(
         user: image.user.clone(),
         has_home: variable("HOME").is_some(),
         is_standby: false,
+        in_flight_max: function.spec.scaling.in_flight_max,
     };
     StartOrder {
         replica,
