@@ -60,12 +60,22 @@ fn texts(list: &[&str]) -> Vec<Vec<u8>> {
 fn frames_of_nonsense_break_nothing() {
     let frame = |kind, flags, head: usize, payload: &[u8]| {
         let length = |bytes: usize| u32::try_from(bytes).unwrap();
-        let header = Header { flags, length: length(payload.len()), head: length(head), ..Header::new(kind, 1) };
+        let header = Header {
+            flags,
+            length: length(payload.len()),
+            head: length(head),
+            ..Header::new(kind, 1)
+        };
         [&header.encode()[..], payload].concat()
     };
     use hyperfaas_protocol::lane::Kind;
     let mut head = Vec::new();
-    write_request(&mut head, "POST", "/a?q", [(&b"host"[..], &b"h"[..]), (b"x-a", b"1")].into_iter());
+    write_request(
+        &mut head,
+        "POST",
+        "/a?q",
+        [(&b"host"[..], &b"h"[..]), (b"x-a", b"1")].into_iter(),
+    );
     let mut summary = Vec::new();
     Summary { method: b"GET", target: b"/", call_id: b"", content_length: 3 }.write(&mut summary);
     let greeting = Greeting::new(1, 7, "key").encode();
@@ -73,7 +83,11 @@ fn frames_of_nonsense_break_nothing() {
         greeting.to_vec(),
         [&greeting[..], &frame(Kind::Request, Flags::ENDS, 0, b"GET / HTTP/1.1\r\n\r\n")].concat(),
         frame(Kind::Request, Flags::DESCRIBED, head.len(), &[&head[..], b"body"].concat()),
-        [frame(Kind::Data, Flags::NONE, 0, b"abc"), frame(Kind::Done, Flags::REUSABLE, 0, &summary)].concat(),
+        [
+            frame(Kind::Data, Flags::NONE, 0, b"abc"),
+            frame(Kind::Done, Flags::REUSABLE, 0, &summary),
+        ]
+        .concat(),
         frame(Kind::Bounce, Flags::NONE, 0, &Crowd::default().encode()),
     ];
     run(lane_frames, &seeds);

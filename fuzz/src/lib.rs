@@ -45,7 +45,9 @@ pub fn lane_frames(data: &[u8]) {
     }
     while let Some((bytes, after)) = rest.split_first_chunk::<HEADER_LEN>() {
         let Ok(header) = Header::decode(bytes) else { return };
-        assert!(header.length <= PAYLOAD_MAX && header.head <= header.length && header.head <= HEAD_MAX);
+        assert!(
+            header.length <= PAYLOAD_MAX && header.head <= header.length && header.head <= HEAD_MAX
+        );
         let again = Header::decode(&header.encode());
         assert_eq!(again, Ok(header));
         let length = usize::try_from(header.length).unwrap_or(usize::MAX).min(after.len());
@@ -109,7 +111,8 @@ pub fn request_head(data: &[u8]) {
         let (mut client, server) = tokio::io::duplex(1 << 16);
         let passed = Arc::new(AtomicUsize::new(0));
         let service = service_fn(|request: Request<Incoming>| {
-            let turn = gate::turn(request.method(), request.uri(), request.version(), request.headers());
+            let turn =
+                gate::turn(request.method(), request.uri(), request.version(), request.headers());
             if turn.is_none() {
                 check(request.method(), request.uri(), request.headers());
                 passed.fetch_add(1, Ordering::Relaxed);
@@ -127,7 +130,10 @@ pub fn request_head(data: &[u8]) {
             assert!(answer.is_empty() || answer.starts_with(b"HTTP/1."));
         };
         let (_, ()) = tokio::join!(serve, send);
-        assert!(passed.load(Ordering::Relaxed) * 16 <= data.len(), "more requests than bytes allow");
+        assert!(
+            passed.load(Ordering::Relaxed) * 16 <= data.len(),
+            "more requests than bytes allow"
+        );
     });
 }
 

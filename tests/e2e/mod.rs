@@ -8,4 +8,5 @@ mod load;
 mod logs;
 mod restart;
 mod samples;
+mod scaling;
 mod streams;
