@@ -188,6 +188,7 @@ impl Lab for SimLab {
             entrypoint: vec!["/server".into()],
             command: vec!["a".into(), "b c".into()],
             user: "1000:1000".into(),
+            directory: "/srv".into(),
         });
         host.run_programs(stand_in);
         Self { host }

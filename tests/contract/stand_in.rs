@@ -2,6 +2,7 @@
 //!
 //! `STAND_IN_OUT`, `STAND_IN_ERR`: lines to say. `STAND_IN_LONG`: a line of that many letters. `STAND_IN_FACTS`: says what
 //! the container is like. `STAND_IN_SECRETS`: says its secrets. `STAND_IN_BURN`: keeps a processor busy.
+//! `STAND_IN_SLOT`: says what a guest can do in its slot.
 //! `STAND_IN_EXIT`: ends with that status. `STAND_IN_BYE`: last line before SIGTERM ends it. `STAND_IN_STUBBORN`: ignores
 //! SIGTERM.
 
@@ -50,6 +51,35 @@ fn tell_facts() -> std::io::Result<()> {
     Ok(())
 }
 
+/// What a guest can do with the files of the corner's image, with devices, and see of others.
+fn tell_slot() -> std::io::Result<()> {
+    let can_write = |path: &str| std::fs::OpenOptions::new().append(true).open(path).and_then(|mut file| file.write_all(b"x"));
+    say(&format!("own file writable {}", can_write("/srv/own").is_ok()));
+    let readable = std::fs::read("/srv/it").is_ok();
+    say(&format!("others' file readable {readable} writable {}", can_write("/srv/it").is_ok()));
+    let mut others = 0;
+    for entry in std::fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let number = name.to_str().and_then(|name| name.parse::<u32>().ok());
+        others += u32::from(number.is_some_and(|number| number != std::process::id()));
+    }
+    say(&format!("processes of others {others}"));
+    say(&format!("kept out of /.hyperfaas {}", std::fs::read_dir("/.hyperfaas").is_err()));
+    let mut devices = Vec::new();
+    for entry in std::fs::read_dir("/dev")? {
+        let entry = entry?;
+        if std::os::unix::fs::FileTypeExt::is_char_device(&entry.file_type()?) {
+            devices.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    devices.sort();
+    say(&format!("devices {}", devices.join(" ")));
+    say(&format!("null works {}", std::fs::write("/dev/null", "x").is_ok() && std::fs::read("/dev/null")?.is_empty()));
+    say(&format!("shm writable {}", std::fs::write("/dev/shm/x", "x").is_ok()));
+    say(&format!("limited {}", std::fs::write("/tmp/much", vec![1; 16 << 20]).is_err()));
+    Ok(())
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> std::io::Result<()> {
     let mut term = signal(SignalKind::terminate())?;
@@ -65,6 +95,9 @@ async fn main() -> std::io::Result<()> {
     }
     if variable("SECRETS").is_some() {
         tell_secrets()?;
+    }
+    if variable("SLOT").is_some() {
+        tell_slot()?;
     }
     if let Some(code) = variable("EXIT").and_then(|text| text.parse().ok()) {
         std::process::exit(code);

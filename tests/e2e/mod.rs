@@ -7,4 +7,5 @@ mod load;
 mod logs;
 mod restart;
 mod samples;
+mod slots;
 mod streams;

@@ -52,6 +52,7 @@ impl World {
             entrypoint: vec!["/f".into()],
             command: Vec::new(),
             user: "1000".into(),
+            directory: String::new(),
         });
         let engine = SimEngine::new(&host, INSTALLATION);
         let runtime = Handle::current();
