@@ -14,6 +14,7 @@ use hyperfaas_http::auth::{AuthError, BasicAuth};
 use hyperfaas_http::config::{Settings, SettingsError};
 use hyperfaas_protocol::Namespace;
 use hyperfaas_protocol::names::DEFAULT_NAMESPACE;
+use hyperfaas_protocol::quantity::Memory;
 
 use crate::api::ApiSettings;
 use crate::catalog::CatalogSettings;
@@ -53,6 +54,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 const STOP_GRACE: Duration = Duration::from_secs(30);
 /// Containers started at the same time: Docker starts about eight a second, more at once only wait inside it.
 const STARTS_AT_ONCE: usize = 4;
+/// Bytes of all images' root file systems together: some dozens of ordinary images.
+const ROOTFS_MAX: Memory = Memory(20 << 30);
 /// Time for a management request's body: 4 MiB over a slow line.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -77,6 +80,8 @@ pub struct Config {
     cold_start_timeout: Duration,
     parked_max: usize,
     reconcile: reconcile::Settings,
+    has_slots: bool,
+    roots_max: Memory,
     docker: DockerConfig,
 }
 
@@ -110,6 +115,8 @@ impl Config {
             cold_start_timeout: s.duration("HYPERFAAS_COLD_START_TIMEOUT", COLD_START_TIMEOUT),
             parked_max: at_least_one(s, "HYPERFAAS_PARKED_MAX", PARKED_MAX),
             reconcile: reconcile_settings(s),
+            has_slots: s.flag("HYPERFAAS_SLOTS"),
+            roots_max: roots_max(s),
             docker: docker_config(s),
         };
         settings.finish(config)
@@ -151,6 +158,11 @@ impl Config {
         self.reconcile
     }
 
+    /// Where images' root file systems are kept, and how many bytes they may have; `None`: no function is to be a guest.
+    pub fn roots(&self) -> Option<(PathBuf, u64)> {
+        self.has_slots.then(|| (self.state_dir.join("rootfs"), self.roots_max.0))
+    }
+
     /// Settings of the management API.
     pub fn api(&self) -> ApiSettings {
         ApiSettings { body_timeout: self.body_timeout }
@@ -172,6 +184,17 @@ fn reconcile_settings(s: &mut Settings<'_>) -> reconcile::Settings {
         pull: pull(s),
         drain_timeout: s.duration("HYPERFAAS_DRAIN_TIMEOUT", DRAIN_TIMEOUT),
         stop_grace: s.duration("HYPERFAAS_STOP_GRACE", STOP_GRACE),
+    }
+}
+
+fn roots_max(s: &mut Settings<'_>) -> Memory {
+    let Some(text) = s.text("HYPERFAAS_ROOTFS_MAX") else { return ROOTFS_MAX };
+    match Memory::parse(&text) {
+        Ok(bytes) if bytes.0 > 0 => bytes,
+        _ => {
+            s.mistake("HYPERFAAS_ROOTFS_MAX", "must be a size such as 20Gi");
+            ROOTFS_MAX
+        }
     }
 }
 
@@ -262,6 +285,7 @@ mod tests {
         assert_eq!(config.catalog().default_namespace.as_str(), "openfaas-fn");
         assert_eq!(config.docker().watchdog.file_name().unwrap(), "fwatchdog");
         assert!(config.auth().unwrap().is_none());
+        assert_eq!(config.roots(), None);
     }
 
     #[test]
@@ -277,6 +301,9 @@ mod tests {
             ("HYPERFAAS_STOP_GRACE", "5s"),
             ("HYPERFAAS_ADDRESS", "::1"),
             ("max_idle_conns", "1024"),
+            ("HYPERFAAS_SLOTS", "true"),
+            ("HYPERFAAS_ROOTFS_MAX", "3Gi"),
+            ("HYPERFAAS_STATE_DIR", "/s"),
         ]);
         let config = config.unwrap();
         assert_eq!(
@@ -290,6 +317,7 @@ mod tests {
         );
         assert_eq!(config.reconcile().stop_grace, Duration::from_secs(5));
         assert_eq!(config.reconcile().pull, PullPolicy::Always);
+        assert_eq!(config.roots(), Some(("/s/rootfs".into(), 3 << 30)));
     }
 
     #[test]
@@ -307,6 +335,7 @@ mod tests {
             ("HYPERFAAS_NETWORK", "a b"),
             ("HYPERFAAS_INSTALLATION", "../x"),
             ("HYPERFAAS_START_TIMEOUT", "0"),
+            ("HYPERFAAS_ROOTFS_MAX", "much"),
         ];
         let lines = read(&wrong).unwrap_err().0;
         for (name, _) in wrong {

@@ -17,6 +17,11 @@ use hyperfaas_provider::config::Config;
 use hyperfaas_provider::dispatch::Dispatch;
 use hyperfaas_provider::engine::Engine;
 use hyperfaas_provider::engine::docker::DockerEngine;
+use hyperfaas_provider::node::keeper::Keeper;
+use hyperfaas_provider::node::rights::{self, Ability};
+use hyperfaas_provider::node::rootfs::Roots;
+use hyperfaas_provider::node::slot::Slots;
+use hyperfaas_provider::node::NodeView;
 use hyperfaas_provider::reconcile::Reconciler;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -88,9 +93,18 @@ async fn run(config: Config) -> Result<(), String> {
         tasks: tasks.clone(),
         shutdown: acting.clone(),
     };
+    let clock = Arc::clone(&reconciler.clock);
     let reconciling = tokio::spawn(reconciler.run());
 
-    let api = Api { catalog, cluster, dispatch, engine, settings: config.api() };
+    let (node, slots) = node(&config).await;
+    if let (Some(roots), Some(slots)) = (node.roots.clone(), slots) {
+        let (catalog, cluster) = (Arc::clone(&catalog), Arc::clone(&cluster));
+        let engine = Arc::clone(&engine);
+        let keeper = Keeper { catalog, cluster, engine, clock, roots, slots };
+        tasks.spawn(keeper.run(acting.clone()));
+    }
+
+    let api = Api { catalog, cluster, dispatch, engine, node, settings: config.api() };
     let auth = config.auth().map_err(|error| error.to_string())?;
     let provider = router_until(Arc::new(api), auth.clone(), serving.clone());
     let mut servers = TaskTracker::new();
@@ -116,6 +130,24 @@ async fn run(config: Config) -> Result<(), String> {
         info!("engine calls still running; the next start sees what they did");
     }
     reconciling.await.map_err(|error| error.to_string())
+}
+
+/// Finds out what this provider may do to containers on its host, beside what the engine does for it; says so in one line.
+async fn node(config: &Config) -> (NodeView, Option<Slots>) {
+    let mut view = NodeView::default();
+    let (slots, ability) = match config.roots().map(|(path, budget)| Roots::open(&path, budget)) {
+        None => (None, Ability::off(vec!["HYPERFAAS_SLOTS is not true".to_owned()])),
+        Some(Err(error)) => (None, Ability::off(vec![error.to_string()])),
+        Some(Ok(roots)) => {
+            let (slots, ability) = rights::slots(&roots).await;
+            // Without slots nothing uses a root.
+            view.roots = slots.is_some().then_some(roots);
+            (slots, ability)
+        }
+    };
+    info!(slots = %ability, "abilities on this host");
+    view.abilities.insert("slots", ability);
+    (view, slots)
 }
 
 fn bind(address: std::net::IpAddr, port: u16) -> Result<TcpListener, String> {

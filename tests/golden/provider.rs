@@ -18,6 +18,7 @@ use hyperfaas_provider::cluster::Cluster;
 use hyperfaas_provider::dispatch::{Dispatch, DispatchSettings};
 use hyperfaas_provider::engine::sim::{SimEngine, SimHost};
 use hyperfaas_provider::engine::{ContainerId, Observed, ReplicaId};
+use hyperfaas_provider::node::NodeView;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -75,6 +76,7 @@ impl Provider {
             parked_max: 10,
         };
         let api = Api {
+            node: NodeView::default(),
             catalog: Arc::clone(&catalog),
             cluster: Arc::clone(&cluster),
             dispatch: Arc::new(Dispatch::new(Arc::clone(&catalog), Arc::clone(&cluster), dispatch)),

@@ -132,6 +132,19 @@ pub enum Status {
     },
 }
 
+/// How the roots of a host stand together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Summary {
+    /// Roots that can be used.
+    pub ready: usize,
+    /// Roots that are being made.
+    pub making: usize,
+    /// Images that no root could be made of.
+    pub failed: usize,
+    /// Bytes of all, those being made included.
+    pub bytes: u64,
+}
+
 /// Why there is no root of an image.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum RootError {
@@ -221,6 +234,12 @@ impl Roots {
     /// Bytes of all roots, those being made included.
     pub fn bytes(&self) -> u64 {
         self.store.used()
+    }
+
+    /// How the roots stand together.
+    pub fn summary(&self) -> Summary {
+        let (making, failed) = self.making.counts();
+        Summary { ready: self.store.count(), making, failed, bytes: self.bytes() }
     }
 
     /// Removes every root that is neither in `live` nor held; how many.

@@ -92,6 +92,12 @@ impl Making {
         }
     }
 
+    /// How many are being made, and how many could not be.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        let state = self.0.lock().expect("no panic while held");
+        (state.running.len(), state.failed.len())
+    }
+
     /// Forgets the failures of images nobody wants any more.
     pub(super) fn forget_all_but(&self, live: &HashSet<RootId>) {
         self.0.lock().expect("no panic while held").failed.retain(|id, _| live.contains(id));

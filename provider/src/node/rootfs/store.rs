@@ -113,6 +113,10 @@ impl Store {
         state.roots.get(id).map(|known| known.facts.bytes)
     }
 
+    pub(super) fn count(&self) -> usize {
+        self.state.lock().expect("no panic while held").roots.len()
+    }
+
     pub(super) fn used(&self) -> u64 {
         self.state.lock().expect("no panic while held").used()
     }
