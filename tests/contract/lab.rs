@@ -63,6 +63,7 @@ pub(super) trait Lab {
                 command: image.command.clone(),
                 user: image.user.clone(),
                 has_home: false,
+                is_standby: false,
             },
             image,
             kind: FunctionKind::Server,

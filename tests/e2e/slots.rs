@@ -96,6 +96,7 @@ fn standby_order() -> StandbyOrder {
             command: Vec::new(),
             user: String::new(),
             has_home: false,
+            is_standby: true,
         },
         limits: Bounds::default(),
     }

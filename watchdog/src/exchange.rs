@@ -14,9 +14,9 @@ use hyper::{Method, Request, Uri};
 use hyperfaas_protocol::moment::{Clock, Moment, SystemClock};
 use tokio::sync::Notify;
 
-use crate::admission::{Admission, Load, admit};
 use crate::log;
 use crate::metrics::Metrics;
+use crate::worker::Claim;
 
 /// Code counted for a request whose client left before there was an answer.
 const CLIENT_GONE: u16 = 504;
@@ -88,11 +88,6 @@ impl Books {
         self.arrival.notified().await;
     }
 
-    /// What would become of one more request now.
-    pub(crate) fn admission(&self) -> Admission {
-        admit(Load { in_flight: self.running(), limit: self.limit() })
-    }
-
     /// Opens the books for a request, whether it will be admitted or not.
     pub(crate) fn open<B>(self: &Arc<Self>, request: &Request<B>) -> Exchange {
         self.metrics.begin();
@@ -107,6 +102,7 @@ impl Books {
             start: self.clock.now(),
             code: None,
             access: None,
+            claim: None,
         }
     }
 }
@@ -120,6 +116,7 @@ pub(crate) struct Exchange {
     start: Moment,
     code: Option<u16>,
     access: Option<Access>,
+    claim: Option<Claim>,
 }
 
 /// What the access line says beyond method, target and time.
@@ -137,6 +134,11 @@ impl Exchange {
     /// Time since the request arrived.
     pub(crate) fn elapsed(&self) -> Duration {
         self.books.clock.now().since(self.start)
+    }
+
+    /// Keeps its place in a worker until it is over.
+    pub(crate) fn hold(&mut self, claim: Claim) {
+        self.claim = Some(claim);
     }
 
     /// Notes that it is turned away because too many are in flight.
@@ -162,6 +164,7 @@ impl Drop for Exchange {
         self.books.service_us.fetch_add(elapsed_us, Ordering::Relaxed);
         self.books.served.fetch_add(1, Ordering::Relaxed);
         self.books.running.fetch_sub(1, Ordering::Relaxed);
+        self.claim = None;
         self.books.metrics.end(&self.method, self.code.unwrap_or(CLIENT_GONE), elapsed);
         if let Some(Access { status, length, call_id }) = self.access.take() {
             let target = self.uri.path_and_query().map_or("", |target| target.as_str());

@@ -8,9 +8,11 @@
 
 mod conformance;
 mod files;
+mod guests;
 mod improved;
 mod jwt;
 mod load;
 mod managed;
 mod support;
 mod trap;
+mod workers;

@@ -113,6 +113,7 @@ fn boot() -> Boot {
         command: Vec::new(),
         user: String::new(),
         has_home: false,
+        is_standby: false,
     }
 }
 

@@ -219,6 +219,7 @@ fn start_order(
         command: image.command.clone(),
         user: image.user.clone(),
         has_home: variable("HOME").is_some(),
+        is_standby: false,
     };
     StartOrder {
         replica,

@@ -76,6 +76,8 @@ pub(crate) enum Mode {
     Http { upstream: Upstream, words: Vec<String>, settings: HttpSettings },
     /// The files of a directory.
     Static { root: PathBuf },
+    /// No function: the container has no owner, and its workers wait for others.
+    Standby,
 }
 
 impl Mode {
@@ -86,6 +88,7 @@ impl Mode {
             Self::Static { .. } => Some("static"),
             Self::Fork { kind: ForkKind::Streaming { .. }, .. } => Some("streaming"),
             Self::Fork { kind: ForkKind::Serializing { .. }, .. } => Some("serializing"),
+            Self::Standby => Some("standby"),
             Self::Fork { kind: ForkKind::Classic(_), .. } => None,
         }
     }
@@ -181,9 +184,15 @@ impl Config {
         scan: impl FnOnce() -> Option<Dialect>,
     ) -> Result<Self, ConfigError> {
         let vars = Vars(&vars);
-        let is_server = boot.is_some_and(|boot| boot.kind == FunctionKind::Server);
-        let dialect = if is_server { Dialect::OfWatchdog } else { dialect::decide(&vars, scan) };
+        let is_standby = boot.is_some_and(|boot| boot.is_standby);
+        let is_server = !is_standby && boot.is_some_and(|boot| boot.kind == FunctionKind::Server);
+        let dialect = if is_server || is_standby {
+            Dialect::OfWatchdog
+        } else {
+            dialect::decide(&vars, scan)
+        };
         let (mode, fprocess) = match boot {
+            _ if is_standby => (Mode::Standby, String::new()),
             Some(boot) if is_server => server_mode(&vars, boot)?,
             _ => mode(&vars, dialect)?,
         };

@@ -19,6 +19,7 @@ use super::fork::{Collected, Forker, Stderr};
 use crate::body::Body;
 use crate::config::{ClassicSettings, Dialect};
 use crate::exchange::{Access, Exchange};
+use crate::guestlog;
 use crate::inbound::{Fault, Inbound};
 use crate::log::{self, Stream, line};
 
@@ -195,7 +196,7 @@ async fn detached(
     work: impl Future<Output = (Response<Body>, Exchange)> + Send + 'static,
     patience: Option<Duration>,
 ) -> Response<Body> {
-    let task = tokio::spawn(work);
+    let task = guestlog::spawn(work);
     match tokio::time::timeout(patience.unwrap_or(Duration::MAX), task).await {
         Ok(Ok((response, exchange))) => response.map(|body| body.with(exchange)),
         Ok(Err(_)) => answer::empty(StatusCode::INTERNAL_SERVER_ERROR),

@@ -21,6 +21,7 @@ use super::fork::{Forker, Run, Stderr, after, read_some};
 use crate::body::{Body, Cut};
 use crate::config::Dialect;
 use crate::exchange::{Access, Exchange};
+use crate::guestlog;
 use crate::inbound::Inbound;
 use crate::log::line;
 use crate::pid1::Exit;
@@ -48,7 +49,7 @@ pub(super) async fn serve(
     };
     forker.log_stderr(run.stderr.take());
     let (sender, mut chunks) = mpsc::channel(1);
-    tokio::spawn(supervise(forker, run, inbound, sender, exchange));
+    guestlog::spawn(supervise(forker, run, inbound, sender, exchange));
     let mut response = match chunks.recv().await {
         Some(Ok(first)) => Response::new(Body::pipe(first, chunks)),
         None => Response::new(Body::empty()),
