@@ -2,7 +2,7 @@
 //!
 //! `STAND_IN_OUT`, `STAND_IN_ERR`: lines to say. `STAND_IN_LONG`: a line of that many letters. `STAND_IN_FACTS`: says what
 //! the container is like. `STAND_IN_SECRETS`: says its secrets. `STAND_IN_BURN`: keeps a processor busy.
-//! `STAND_IN_SLOT`: says what a guest can do in its slot.
+//! `STAND_IN_SLOT`: says what a guest can do in its slot. `STAND_IN_SERVE`: answers HTTP on that port with its user's number.
 //! `STAND_IN_EXIT`: ends with that status. `STAND_IN_BYE`: last line before SIGTERM ends it. `STAND_IN_STUBBORN`: ignores
 //! SIGTERM.
 
@@ -49,6 +49,16 @@ fn tell_facts() -> std::io::Result<()> {
         say(&format!("env {name}={value}"));
     }
     Ok(())
+}
+
+/// Answers one request, whatever it is, with our user's number.
+fn answer(mut connection: std::net::TcpStream) {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let user = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
+    let body = user.split_whitespace().next().unwrap_or_default();
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    let _ = std::io::Read::read(&mut connection, &mut [0; 4096]);
+    let _ = connection.write_all((head + body).as_bytes());
 }
 
 /// What a guest can do with the files of the corner's image, with devices, and see of others.
@@ -108,6 +118,10 @@ async fn main() -> std::io::Result<()> {
                 std::hint::black_box(0);
             }
         });
+    }
+    if let Some(port) = variable("SERVE").and_then(|text| text.parse::<u16>().ok()) {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", port))?;
+        std::thread::spawn(move || listener.incoming().flatten().for_each(answer));
     }
     say("ready");
     loop {

@@ -1,6 +1,5 @@
 //! Slots in real containers of a real engine: what a guest sees, that nothing stays, what is said when a right is missing.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -27,14 +26,14 @@ use crate::support::docker::Corner;
 const GUEST: Identity = Identity { uid: 200_007, gid: 200_007 };
 
 /// A corner with a running standby container and the root of the corner's image.
-struct Bench {
+pub(super) struct Bench {
     corner: Corner,
     engine: Arc<DockerEngine>,
-    roots: Roots,
-    slots: Slots,
-    root: Root,
-    standby: Standby,
-    target: Target,
+    pub(super) roots: Roots,
+    pub(super) slots: Slots,
+    pub(super) root: Root,
+    pub(super) standby: Standby,
+    pub(super) target: Target,
     _state: tempfile::TempDir,
 }
 
@@ -42,6 +41,11 @@ impl Bench {
     async fn new() -> Self {
         let corner = Corner::new().await;
         let engine = Arc::new(corner.engine(1));
+        Self::with(corner, engine).await
+    }
+
+    /// With an engine of the caller's making.
+    pub(super) async fn with(corner: Corner, engine: Arc<DockerEngine>) -> Self {
         engine.prepare().await.unwrap();
         let state = tempfile::tempdir().unwrap();
         let roots = Roots::open(&state.path().join("rootfs"), 1 << 30).unwrap();
@@ -56,7 +60,7 @@ impl Bench {
         Self { corner, engine, roots, slots, root, standby, target, _state: state }
     }
 
-    fn order(&self, name: &str) -> SlotOrder {
+    pub(super) fn order(&self, name: &str) -> SlotOrder {
         let user = self.root.facts().user.clone().expect("the image has a user");
         SlotOrder {
             name: SlotName::parse(name).unwrap(),
@@ -78,7 +82,7 @@ impl Bench {
         PathBuf::from(format!("/proc/{}/root{}/{path}", self.target.pid, name.path()))
     }
 
-    fn mounts(&self) -> String {
+    pub(super) fn mounts(&self) -> String {
         std::fs::read_to_string(format!("/proc/{}/mountinfo", self.target.pid)).unwrap()
     }
 }
@@ -166,6 +170,26 @@ async fn a_read_only_slot_has_a_writable_tmp_alone() {
     }
 }
 
+/// Mounts in the namespaces of this process's threads for slots.
+fn staged() -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten().map(|task| task.path());
+    let is_slots = |task: &PathBuf| {
+        std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == "slots")
+    };
+    let mounts = |task: PathBuf| std::fs::read_to_string(task.join("mountinfo")).unwrap_or_default();
+    tasks.filter(is_slots).map(|task| mounts(task).lines().count()).sum()
+}
+
+/// Children of this process, ended ones that nobody has waited for included.
+fn children() -> usize {
+    let parent = format!("PPid:\t{}", std::process::id());
+    let is_child = |entry: &std::fs::DirEntry| {
+        let status = std::fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+        status.lines().any(|line| line == parent)
+    };
+    std::fs::read_dir("/proc").unwrap().flatten().filter(is_child).count()
+}
+
 #[tokio::test]
 async fn nothing_is_left_of_a_slot_after_many_rounds() {
     let bench = Bench::new().await;
@@ -176,11 +200,14 @@ async fn nothing_is_left_of_a_slot_after_many_rounds() {
     bench.slots.prepare(&bench.target, warm.clone()).await.unwrap();
     bench.slots.remove(&bench.target, &warm.name).await.unwrap();
     assert_eq!(bench.mounts(), before);
-    let (descriptors, tasks) = (count("/proc/self/fd"), count("/proc/self/task"));
+    let (descriptors, tasks, staged_before) = (count("/proc/self/fd"), count("/proc/self/task"), staged());
     let (mut made, mut removed) = (Vec::new(), Vec::new());
     for epoch in 0..rounds {
         let name = SlotName::of(1, epoch);
-        let order = SlotOrder { name: name.clone(), ..bench.order("x") };
+        // Each for a user of its own, as the scheduler gives them.
+        let mut order = SlotOrder { name: name.clone(), ..bench.order("x") };
+        let number = 300_000 + u32::try_from(epoch).unwrap();
+        order.exchange.to = Identity { uid: number, gid: number };
         let began = Instant::now();
         bench.slots.prepare(&bench.target, order).await.unwrap();
         made.push(began.elapsed());
@@ -191,8 +218,12 @@ async fn nothing_is_left_of_a_slot_after_many_rounds() {
     }
     assert_eq!(bench.mounts(), before, "the container's mount table is as it was");
     assert_eq!(count(&format!("/proc/{}/root/.hyperfaas/slots", bench.target.pid)), 0);
-    assert_eq!(count("/proc/self/fd"), descriptors);
-    assert_eq!(count("/proc/self/task"), tasks);
+    // Other tests of this process come and go meanwhile; what leaked in each round would be more than they have.
+    let most = usize::try_from(rounds / 2).unwrap();
+    assert!(count("/proc/self/fd") < descriptors + most, "descriptors");
+    assert!(count("/proc/self/task") < tasks + most, "threads");
+    assert!(staged() < staged_before + most, "mounts where slots are put together");
+    assert!(children() < most, "children");
     assert_eq!(bench.roots.collect(std::collections::HashSet::new()).await, 0, "the test holds the root");
     made.sort();
     removed.sort();
@@ -253,17 +284,4 @@ async fn a_failed_slot_leaves_nothing() {
     assert_eq!(error.to_string().lines().count(), 1);
     assert_eq!(bench.mounts(), before);
     bench.slots.prepare(&bench.target, bench.order("1-1")).await.expect("the next one is fine");
-}
-
-/// The provider as its own image in a container, with the rights that docker-compose.yml gives it, or fewer.
-#[tokio::test]
-async fn in_a_container_the_rights_of_the_compose_file_are_enough_and_fewer_are_named() {
-    let corner = Corner::new().await;
-    let program = crate::support::stack::binary("hyperfaas-provider");
-    let run = |arguments: &[&str]| {
-        let output = Command::new("docker").args(arguments).output().expect("docker is there");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        (output.status.success(), text + &String::from_utf8_lossy(&output.stderr))
-    };
-    let _ = (corner, program, run);
 }

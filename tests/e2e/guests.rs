@@ -1,0 +1,165 @@
+//! A function that is not the container's own, from its image to its answer: root file system, standby container, slot, order.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use hyperfaas_protocol::control::{
+    Guest, Hello, LINK_VERSION, Order, Report, Work, WorkerState,
+};
+use hyperfaas_protocol::image::FunctionKind;
+use hyperfaas_provider::engine::docker::{DockerConfig, DockerEngine};
+use hyperfaas_provider::node::slot::{Exchange, Identity, SlotName, SlotOrder};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::timeout;
+
+use super::slots::Bench;
+use crate::support::docker::Corner;
+use crate::support::stack::{PATIENCE, binary};
+
+/// The port the function believes to have.
+const PORT: u16 = 5000;
+
+/// A control link, as the provider has it.
+struct Link {
+    reports: Lines<BufReader<OwnedReadHalf>>,
+    orders: OwnedWriteHalf,
+}
+
+impl Link {
+    async fn dial(bench: &Bench) -> Self {
+        let standby = &bench.standby;
+        let address = (standby.address.expect("it runs"), standby.control_port);
+        let dialled = async {
+            loop {
+                // It listens some milliseconds after its start.
+                match TcpStream::connect(address).await {
+                    Ok(stream) => break stream,
+                    Err(_) => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
+                }
+            }
+        };
+        let stream = timeout(PATIENCE, dialled).await.expect("the watchdog listens");
+        stream.set_nodelay(true).unwrap();
+        let (reports, orders) = stream.into_split();
+        let mut link = Self { reports: BufReader::new(reports).lines(), orders };
+        let hello = Hello { version: LINK_VERSION, key: "key".into(), load: false, workers: true };
+        link.say(&serde_json::to_string(&hello).unwrap()).await;
+        let Report::Abilities(abilities) = link.report().await else { panic!("abilities come first") };
+        assert!(abilities.guests, "this needs a kernel with Landlock 4");
+        link
+    }
+
+    async fn say(&mut self, line: &str) {
+        self.orders.write_all(format!("{line}\n").as_bytes()).await.unwrap();
+    }
+
+    async fn report(&mut self) -> Report {
+        let line = timeout(PATIENCE, self.reports.next_line()).await.expect("a report comes");
+        serde_json::from_str(&line.unwrap().expect("the link stays")).unwrap()
+    }
+
+    /// Waits until a worker in `epoch` is in `state`.
+    async fn until(&mut self, epoch: u64, state: WorkerState) {
+        loop {
+            match self.report().await {
+                Report::Worker(worker) if worker.epoch == epoch && worker.state == state => return,
+                Report::Worker(worker) if worker.state == WorkerState::Crashed => panic!("{worker:?}"),
+                Report::Refused { reason, .. } => panic!("refused: {reason}"),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Users that nothing else on the machine has.
+fn user(number: u32) -> Identity {
+    let id = 1_900_000_000 + std::process::id() % 10_000 * 1_000 + number;
+    Identity { uid: id, gid: id }
+}
+
+fn guest(slot: &SlotName, user: Identity) -> Guest {
+    let environment = [
+        ("mode", "http".to_owned()),
+        ("upstream_url", format!("http://127.0.0.1:{PORT}")),
+        ("fprocess", "/server".to_owned()),
+        ("STAND_IN_SERVE", PORT.to_string()),
+        ("PATH", "/".to_owned()),
+    ];
+    Guest {
+        function: "hello.openfaas-fn".into(),
+        kind: FunctionKind::Watchdog,
+        entrypoint: Vec::new(),
+        command: Vec::new(),
+        environment: environment.map(|(name, value)| (name.to_owned(), value)).to_vec(),
+        root: slot.path(),
+        directory: "/srv".into(),
+        uid: user.uid,
+        gid: user.gid,
+        in_flight_max: None,
+        processes_max: 64,
+        descriptors_max: 256,
+    }
+}
+
+/// What the function answers, asked from within the container's network: where else its own port is nobody's business.
+fn ask(bench: &Bench) -> String {
+    let script = r#"
+        while read -r _ local _ state _; do
+            [[ $state == 0A && $local == ????????:1388 ]] || continue
+            ip=${local%:*}
+            exec 3<>"/dev/tcp/$((16#${ip:6:2})).$((16#${ip:4:2})).$((16#${ip:2:2})).$((16#${ip:0:2}))/5000" || exit 1
+            printf 'GET / HTTP/1.1\r\nHost: x\r\n\r\n' >&3
+            cat <&3
+            exit
+        done </proc/thread-self/net/tcp
+        exit 1"#;
+    let asked = std::process::Command::new("nsenter")
+        .args([&format!("--target={}", bench.target.pid), "--net", "bash", "-c", script])
+        .output()
+        .expect("nsenter is there");
+    String::from_utf8_lossy(&asked.stdout).into_owned() + &String::from_utf8_lossy(&asked.stderr)
+}
+
+async fn bench() -> Bench {
+    let corner = Corner::new().await;
+    let config = DockerConfig { watchdog: binary("fwatchdog"), ..corner.config(1) };
+    let engine = Arc::new(DockerEngine::new(config).unwrap());
+    Bench::with(corner, engine).await
+}
+
+#[tokio::test]
+async fn a_standby_container_serves_a_function_it_was_not_made_for() {
+    let bench = bench().await;
+    let mut link = Link::dial(&bench).await;
+    let rounds: u64 = std::env::var("HYPERFAAS_GUEST_ROUNDS").map_or(5, |text| text.parse().unwrap());
+    let mut times = Vec::new();
+    for epoch in 1..=rounds {
+        let (name, user) = (SlotName::of(1, epoch), user(u32::try_from(epoch).unwrap()));
+        let order = SlotOrder {
+            name: name.clone(),
+            exchange: Exchange { to: user, ..bench.order("x").exchange },
+            ..bench.order("x")
+        };
+        let began = Instant::now();
+        bench.slots.prepare(&bench.target, order).await.unwrap();
+        let prepared = began.elapsed();
+        let work = Work::Guest(Box::new(guest(&name, user)));
+        let order = Order::Specialise { worker: 1, epoch, work };
+        link.say(&serde_json::to_string(&order).unwrap()).await;
+        link.until(epoch, WorkerState::Ready).await;
+        times.push((began.elapsed(), prepared));
+        let answer = ask(&bench);
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        assert!(answer.ends_with(&user.uid.to_string()), "{answer}");
+        let release = Order::Release { worker: 1, epoch, grace_ms: 1000 };
+        link.say(&serde_json::to_string(&release).unwrap()).await;
+        link.until(epoch, WorkerState::Generic).await;
+        bench.slots.remove(&bench.target, &name).await.unwrap();
+    }
+    times.sort();
+    let (whole, prepared) = times[times.len() / 2];
+    println!("{rounds} rounds: from nothing to ready in {whole:?} median, of which the slot {prepared:?}");
+    assert!(!bench.mounts().contains("/.hyperfaas/slots"));
+}
