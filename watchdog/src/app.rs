@@ -20,6 +20,7 @@ use crate::front::Front;
 use crate::health::LockFile;
 use crate::http::{self, Doors, Server};
 use crate::jwt::Guard;
+use crate::lane::Lanes;
 use crate::log::{self, Stream, line};
 use crate::pid1::{Reaper, StopSignals};
 use crate::state::State;
@@ -101,14 +102,15 @@ impl App {
         let books = Arc::new(Books::new(config.max_inflight, clock));
         announce(&config);
         let listener = open(config.port, "Listening on port")?;
+        let doors = Doors::open();
         if let Some(boot) = &boot {
             let table = switch.table().clone();
             let told = load::start(books.clone(), table, &config.cgroup_root, clock);
-            let desk = Desk { state: state.clone(), told, switch: switch.clone() };
+            let lanes = Arc::new(Lanes::new(switch.table().clone(), books.clone(), &doors));
+            let desk = Desk { state: state.clone(), told, switch: switch.clone(), lanes };
             open_control(boot, desk)?;
         }
         open_metrics(&config, &books, is_managed)?;
-        let doors = Doors::open();
         let app = Self {
             owner: start_owner(worker.as_ref()),
             config,

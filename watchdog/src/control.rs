@@ -12,6 +12,7 @@ use std::time::Duration;
 use hyperfaas_protocol::control::{
     Boot, Hello, LINE_MAX, LINK_VERSION, ORDER_MAX, Order, Report, WORKERS, WorkerReport,
 };
+use hyperfaas_protocol::lane::{Greeting, MAGIC};
 use rustix::net::sockopt;
 use subtle::ConstantTimeEq;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -19,13 +20,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
 use crate::guestlog::Reader;
+use crate::lane::Lanes;
 use crate::load::Told;
 use crate::log::line;
 use crate::state::{State, Status};
 use crate::worker::{Answer, Switch};
 
-/// Most peers that have not yet said hello.
-const STRANGERS_MAX: usize = 16;
+/// Most peers that have not yet said hello. The provider dials a few lanes at a time.
+const STRANGERS_MAX: usize = 32;
 /// Most peers that are being told; the provider needs one, and a second while it restarts.
 const PEERS_MAX: usize = 4;
 /// Longest a peer may take to say hello, and to take a line.
@@ -48,6 +50,7 @@ pub(crate) struct Desk {
     pub(crate) state: Arc<State>,
     pub(crate) told: watch::Receiver<Told>,
     pub(crate) switch: Arc<Switch>,
+    pub(crate) lanes: Arc<Lanes>,
 }
 
 /// Serves the link on `listener` for as long as the watchdog lives.
@@ -64,10 +67,13 @@ pub(crate) fn serve(listener: TcpListener, boot: &Boot, desk: Desk) {
             let Ok(stranger) = strangers.clone().try_acquire_owned() else { continue };
             let (key, peers, desk) = (key.clone(), peers.clone(), desk.clone());
             tokio::spawn(async move {
-                let hello =
-                    tokio::time::timeout(PATIENCE, greet(&mut stream, &key)).await.ok().flatten();
+                let first = tokio::time::timeout(PATIENCE, first(&mut stream, &key)).await;
                 drop(stranger);
-                let Some((hello, rest)) = hello else { return };
+                let (hello, rest) = match first.ok().flatten() {
+                    Some(First::Link(hello, rest)) => (hello, rest),
+                    Some(First::Lane(greeting)) => return desk.lanes.serve(stream, greeting).await,
+                    None => return,
+                };
                 let Ok(_peer) = peers.try_acquire() else { return };
                 let news = News::new(&desk, &hello);
                 let orders = hello.workers.then(|| Orders { switch: desk.switch, text: rest });
@@ -76,6 +82,22 @@ pub(crate) fn serve(listener: TcpListener, boot: &Boot, desk: Desk) {
             });
         }
     });
+}
+
+/// What a peer with the key wants.
+enum First {
+    /// The control link; with what came behind its first line.
+    Link(Hello, Vec<u8>),
+    Lane(Greeting),
+}
+
+/// Decides by the first byte.
+async fn first(stream: &mut TcpStream, key: &str) -> Option<First> {
+    let mut byte = [0];
+    if stream.peek(&mut byte).await.ok()? == 1 && byte[0] == MAGIC[0] {
+        return Lanes::greet(stream, key).await.map(First::Lane);
+    }
+    greet(stream, key).await.map(|(hello, rest)| First::Link(hello, rest))
 }
 
 /// The peer's first line, if it presents the key, and what came behind it.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hyper::{Method, Request, Uri};
+use hyper::{Method, Request};
 use hyperfaas_protocol::moment::{Clock, Moment, SystemClock};
 use tokio::sync::Notify;
 
@@ -88,8 +88,20 @@ impl Books {
         self.arrival.notified().await;
     }
 
+    /// Opens the books for a request whose head nobody here has read.
+    pub(crate) fn open_unnamed(self: &Arc<Self>) -> Exchange {
+        // A token of the right form that no metric has a name for.
+        let method = Method::from_bytes(b"UNKNOWN").unwrap_or_default();
+        self.begin(method, String::new())
+    }
+
     /// Opens the books for a request, whether it will be admitted or not.
     pub(crate) fn open<B>(self: &Arc<Self>, request: &Request<B>) -> Exchange {
+        let target = request.uri().path_and_query().map_or("", |target| target.as_str());
+        self.begin(request.method().clone(), target.to_owned())
+    }
+
+    fn begin(self: &Arc<Self>, method: Method, target: String) -> Exchange {
         self.metrics.begin();
         self.arrived.fetch_add(1, Ordering::Relaxed);
         if self.running.fetch_add(1, Ordering::Relaxed) == 0 {
@@ -97,8 +109,8 @@ impl Books {
         }
         Exchange {
             books: self.clone(),
-            method: request.method().clone(),
-            uri: request.uri().clone(),
+            method,
+            target,
             start: self.clock.now(),
             code: None,
             access: None,
@@ -112,7 +124,7 @@ impl Books {
 pub(crate) struct Exchange {
     books: Arc<Books>,
     method: Method,
-    uri: Uri,
+    target: String,
     start: Moment,
     code: Option<u16>,
     access: Option<Access>,
@@ -146,6 +158,12 @@ impl Exchange {
         self.books.refused.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Says what it was, as soon as that is known.
+    pub(crate) fn name(&mut self, method: Method, target: String) {
+        self.method = method;
+        self.target = target;
+    }
+
     /// Notes the status of the answer.
     pub(crate) fn answered(&mut self, code: u16) {
         self.code = Some(code);
@@ -167,11 +185,11 @@ impl Drop for Exchange {
         self.claim = None;
         self.books.metrics.end(&self.method, self.code.unwrap_or(CLIENT_GONE), elapsed);
         if let Some(Access { status, length, call_id }) = self.access.take() {
-            let target = self.uri.path_and_query().map_or("", |target| target.as_str());
             let call_id = call_id.map(|id| format!(" [{id}]")).unwrap_or_default();
             log::line!(
-                "{} {target} - {status} - ContentLength: {} ({:.4}s){call_id}",
+                "{} {} - {status} - ContentLength: {} ({:.4}s){call_id}",
                 self.method,
+                self.target,
                 HumanSize(length),
                 elapsed.as_secs_f64()
             );

@@ -85,6 +85,11 @@ impl Doors {
         Self { closing: watch::Sender::new(false), guest, guests, places }
     }
 
+    /// For those that serve connections of another kind: whether the doors are closing, and what to hold while a request runs.
+    pub(crate) fn watch(&self) -> (watch::Receiver<bool>, mpsc::WeakSender<()>) {
+        (self.closing.subscribe(), self.guest.downgrade())
+    }
+
     /// Accepts nothing more, and waits until every connection is closed, at most `patience`; whether all were.
     pub(crate) async fn close(self, patience: Duration) -> bool {
         let Self { closing, guest, mut guests, .. } = self;
@@ -264,7 +269,8 @@ impl Server {
                 exchange.hold(running.claim());
                 running.mode.clone().serve(request, peer, exchange).await
             }
-            Admission::Refuse { limit } => {
+            // Nobody waits here: the originals refuse at once.
+            Admission::Queue { limit } | Admission::Refuse { limit } => {
                 exchange.refused();
                 exchange.answered(StatusCode::TOO_MANY_REQUESTS.as_u16());
                 refused(limit)
@@ -277,7 +283,7 @@ impl Server {
 fn admission(running: &Running) -> Admission {
     let in_flight = usize::try_from(running.in_flight()).unwrap_or(usize::MAX);
     let limit = running.config.max_inflight.map(NonZeroUsize::get);
-    admit(Load { in_flight, limit })
+    admit(Load { in_flight, limit, queued: 0, queue_max: 0 })
 }
 
 fn denied(request: &Request<Incoming>, denial: &Denial, elapsed: Duration) -> Response<Body> {

@@ -11,6 +11,7 @@ mod files;
 mod guests;
 mod improved;
 mod jwt;
+mod lanes;
 mod load;
 mod managed;
 mod support;

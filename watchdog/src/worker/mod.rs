@@ -18,10 +18,12 @@ mod owner;
 mod pieces;
 mod pool;
 mod program;
+mod queue;
 mod ranges;
 mod relay;
 mod relayed;
 mod site;
+mod sockets;
 mod streaming;
 mod switch;
 mod table;
@@ -31,6 +33,7 @@ mod upgrade;
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::header::{HeaderMap, HeaderValue};
@@ -44,12 +47,13 @@ pub(crate) use owner::Owner;
 pub(crate) use pieces::Pieces;
 pub(crate) use relayed::Relayed;
 pub(crate) use switch::{Answer, Ground, Switch};
-pub(crate) use table::{Claim, Running, Table, WorkerTally};
+pub(crate) use table::{Claim, Miss, Running, Table, WorkerTally};
 
 use crate::body::Body;
 use crate::config::{ClassicSettings, Config, Dialect, ForkKind, Mode};
 use crate::exchange::Exchange;
 use crate::front::Front;
+use crate::inbound::Inbound;
 use crate::pid1::Reaper;
 use crate::rooted::Root;
 use crate::state::State;
@@ -59,6 +63,7 @@ use pool::Pool;
 use program::Program;
 use relay::Relay;
 use site::Site;
+use sockets::Sockets;
 
 /// Serves the requests of one function.
 #[derive(Debug, Clone)]
@@ -149,7 +154,8 @@ impl Worker {
                     signs: owner::Signs::default(),
                 });
                 let (upstream, settings) = (upstream.clone(), settings.clone());
-                Self::Relay(Arc::new(Relay { owner, upstream, settings, timeouts }))
+                let sockets = Sockets::new(clock);
+                Self::Relay(Arc::new(Relay { owner, upstream, settings, timeouts, sockets }))
             }
         })
     }
@@ -185,10 +191,40 @@ impl Worker {
         }
     }
 
+    /// The function's own server, if the mode has one.
+    pub(crate) fn relay(&self) -> Option<&Arc<Relay>> {
+        match self {
+            Self::Relay(relay) => Some(relay),
+            _ => None,
+        }
+    }
+
+    fn read_patience(&self) -> Option<Duration> {
+        match self {
+            Self::Classic { forker, .. }
+            | Self::Streaming { forker, .. }
+            | Self::Serializing { forker, .. } => forker.timeouts.read.positive(),
+            Self::Relay(relay) => relay.timeouts.read.positive(),
+            Self::Static(_) => None,
+        }
+    }
+
     /// Serves one request of the client at `peer`.
     pub(crate) async fn serve(
         self,
         request: Request<Incoming>,
+        peer: IpAddr,
+        exchange: Exchange,
+    ) -> Response<Body> {
+        let patience = self.read_patience();
+        let request = request.map(|incoming| Inbound::new(incoming, patience));
+        self.serve_described(request, peer, exchange).await
+    }
+
+    /// The same for a request that came in whatever way.
+    pub(crate) async fn serve_described(
+        self,
+        request: Request<Inbound>,
         peer: IpAddr,
         exchange: Exchange,
     ) -> Response<Body> {

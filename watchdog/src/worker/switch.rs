@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hyperfaas_protocol::control::{Abilities, Order, OwnerState, WORKERS, Work};
+use hyperfaas_protocol::lane::LANE_VERSION;
 use hyperfaas_protocol::moment::SystemClock;
 use rustix::process::geteuid;
 use tokio::task::JoinHandle;
@@ -99,7 +100,15 @@ impl Switch {
     pub(crate) fn abilities(&self) -> Abilities {
         let workers = u8::try_from(WORKERS).unwrap_or(u8::MAX);
         let guests = self.ground.is_managed && check_guests().is_ok();
-        Abilities { workers, second_own: self.second_own().is_ok(), guests, lanes: 0 }
+        let lanes = if self.has_lanes() { LANE_VERSION } else { 0 };
+        Abilities { workers, second_own: self.second_own().is_ok(), guests, lanes }
+    }
+
+    /// Whether lanes can do for the owner's function what port 8080 does: tokens are checked, and bodies buffered, only there.
+    fn has_lanes(&self) -> bool {
+        let buffers =
+            matches!(&self.config.mode, Mode::Http { settings, .. } if settings.buffer_body);
+        self.config.jwt.is_none() && !buffers
     }
 
     /// Puts the owner's function into the first worker, whose `state` others look at as well; its processes are started by
@@ -161,7 +170,9 @@ impl Switch {
     pub(crate) async fn end(&self) {
         let lives: Vec<_> = self.lock().drain().map(|(_, life)| life).collect();
         for life in &lives {
-            life.running.mode.owner().map(|owner| owner.stop());
+            if let Some(owner) = life.running.mode.owner() {
+                owner.stop();
+            }
         }
         for life in lives {
             if let Some(owner) = life.owner {
@@ -240,11 +251,14 @@ impl Switch {
     /// Waits for what runs, ends every process, and makes the worker generic again.
     async fn release(self: Arc<Self>, worker: u8, epoch: u64, grace: Duration) {
         let Some(life) = self.lock().remove(&worker) else { return };
+        life.running.dismiss();
         let _ = tokio::time::timeout(grace, life.running.drained()).await;
         if self.table.apply(worker, Event::Drained { epoch }) != Some(Step::Clear) {
             return;
         }
-        life.running.mode.owner().map(|owner| owner.kill());
+        if let Some(owner) = life.running.mode.owner() {
+            owner.kill();
+        }
         if let Some(owner) = life.owner {
             let _ = owner.await;
         }

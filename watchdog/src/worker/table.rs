@@ -16,6 +16,7 @@ use tokio::sync::{Notify, watch};
 
 use super::Worker;
 use super::machine::{Event, Machine, Step};
+use super::queue::Queue;
 use crate::config::Config;
 use crate::guestlog::Scope;
 
@@ -32,6 +33,8 @@ pub(crate) struct Running {
     pub(crate) mode: Worker,
     /// A guest's place in the log, where every line about it belongs; `None` is the owner's function.
     pub(crate) guest: Option<Arc<Scope>>,
+    /// Who comes in next.
+    pub(super) queue: Queue,
     counts: Counts,
     clock: SystemClock,
 }
@@ -55,6 +58,8 @@ struct Counts {
 pub(crate) struct Claim {
     running: Arc<Running>,
     since: Moment,
+    /// Whether anybody came to take it.
+    is_used: bool,
 }
 
 /// A request that waits for a place, until dropped.
@@ -206,13 +211,21 @@ impl Running {
     ) -> Self {
         let limit = config.max_inflight.and_then(|max| u64::try_from(max.get()).ok()).unwrap_or(0);
         let counts = Counts { limit: limit.into(), ..Counts::default() };
-        Self { worker, epoch, config, mode, guest, counts, clock }
+        let queue = Queue::new(&config, clock.now());
+        Self { worker, epoch, config, mode, guest, queue, counts, clock }
     }
 
     /// Takes a place for one request; whether it may have one is decided before.
     pub(crate) fn claim(self: &Arc<Self>) -> Claim {
         self.counts.in_flight.fetch_add(1, Ordering::Relaxed);
-        Claim { running: self.clone(), since: self.clock.now() }
+        Claim { running: self.clone(), since: self.clock.now(), is_used: true }
+    }
+
+    /// As [`Running::claim`], for somebody who may have gone by now.
+    pub(super) fn reserve(self: &Arc<Self>) -> Claim {
+        let mut claim = self.claim();
+        claim.is_used = false;
+        claim
     }
 
     /// Counts a request that waits for a place.
@@ -259,6 +272,11 @@ impl Running {
         self.mode.owner().map_or(0, |owner| owner.generation())
     }
 
+    /// Sends those that wait for a place elsewhere.
+    pub(super) fn dismiss(&self) {
+        self.queue.dismiss();
+    }
+
     /// Waits until nothing is in flight; new requests must have ended before.
     pub(super) async fn drained(&self) {
         loop {
@@ -303,20 +321,28 @@ impl WorkerTally {
 }
 
 impl Claim {
-    /// What works on the request.
-    pub(crate) fn running(&self) -> &Arc<Running> {
-        &self.running
+    /// Takes what was reserved.
+    pub(super) fn used(mut self) -> Self {
+        self.is_used = true;
+        self
     }
 }
 
 impl Drop for Claim {
     /// Gives the place back, however the request ended.
     fn drop(&mut self) {
-        let Running { counts, clock, .. } = &*self.running;
-        let us = u64::try_from(clock.now().since(self.since).as_micros()).unwrap_or(u64::MAX);
-        counts.service_us.fetch_add(us, Ordering::Relaxed);
-        counts.served.fetch_add(1, Ordering::Relaxed);
-        if counts.in_flight.fetch_sub(1, Ordering::Relaxed) == 1 {
+        let Running { counts, clock, queue, .. } = &*self.running;
+        let now = clock.now();
+        let in_flight = counts.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if self.is_used {
+            let time = now.since(self.since);
+            let us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+            counts.service_us.fetch_add(us, Ordering::Relaxed);
+            counts.served.fetch_add(1, Ordering::Relaxed);
+            queue.ended(&self.running, (time, in_flight), now);
+        }
+        queue.release(&self.running);
+        if in_flight == 1 && self.running.in_flight() == 0 {
             counts.idle.notify_waiters();
         }
     }

@@ -4,6 +4,7 @@
 //! port they picked nor let the metrics port be chosen, so they need `--test-threads=1`.
 
 mod client;
+pub(crate) mod lane;
 pub(crate) mod tokens;
 mod upstream;
 
