@@ -123,7 +123,11 @@ fn heard(cluster: &Cluster, function: &FunctionKey, id: &ReplicaId, report: Repo
             debug!(%function, %replica, ?load, "replica reported its load");
             cluster.loaded(function, id, *load, now);
         }
-        Report::Abilities(_) | Report::Worker(_) | Report::Refused { .. } | Report::Unknown => {
+        Report::Abilities(_)
+        | Report::Worker(_)
+        | Report::Refused { .. }
+        | Report::Log(_)
+        | Report::Unknown => {
             trace!(%function, %replica, "report that was not asked for ignored");
         }
     }
