@@ -7,6 +7,7 @@ mod lifecycle;
 mod load;
 mod logs;
 mod restart;
+mod rights;
 mod samples;
 mod slots;
 mod streams;

@@ -219,7 +219,8 @@ async fn nothing_is_left_of_a_slot_after_many_rounds() {
     assert_eq!(bench.mounts(), before, "the container's mount table is as it was");
     assert_eq!(count(&format!("/proc/{}/root/.hyperfaas/slots", bench.target.pid)), 0);
     // Other tests of this process come and go meanwhile; what leaked in each round would be more than they have.
-    let most = usize::try_from(rounds / 2).unwrap();
+    // A few namespaces for users are kept.
+    let most = usize::try_from(rounds / 2).unwrap() + 32;
     assert!(count("/proc/self/fd") < descriptors + most, "descriptors");
     assert!(count("/proc/self/task") < tasks + most, "threads");
     assert!(staged() < staged_before + most, "mounts where slots are put together");

@@ -164,6 +164,12 @@ impl Stack {
         request.send().await.expect("an answer")
     }
 
+    /// What the provider tells of itself.
+    pub(crate) async fn info(&self) -> Value {
+        let request = self.http.get(self.provider("/system/info")).basic_auth(USER, Some(PASSWORD));
+        request.send().await.expect("an answer").json().await.expect("JSON")
+    }
+
     /// Deploys `image` under `name` with further fields of a deployment.
     pub(crate) async fn deploy(&self, name: &str, image: &str, fields: Value) {
         let answer = self

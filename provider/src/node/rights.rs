@@ -103,7 +103,7 @@ fn explain(error: &SlotError) -> String {
             "mount an overlay" => " (needs the overlay file system)",
             "make a user namespace" => " (user.max_user_namespaces may be 0)",
             "make a mount namespace" | "keep its mounts private" | "mount a tmpfs"
-            | "attach a mount" => " (a seccomp or AppArmor profile may forbid mounts)",
+            | "attach a mount" | "close a mount" => " (a seccomp or AppArmor profile may forbid mounts)",
             _ => "",
         },
         _ => "",

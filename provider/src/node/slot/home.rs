@@ -14,10 +14,11 @@ use rustix::mount::{
     OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen, move_mount,
     open_tree,
 };
+use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::super::sys;
-use super::{Failed, step};
+use super::{Failed, mountinfo, step};
 
 /// Where the roots are in the namespace.
 pub(super) const ROOTS: &str = "/roots";
@@ -34,29 +35,29 @@ pub(super) struct Home {
 impl Home {
     /// Moves this thread in; `roots` becomes [`ROOTS`].
     pub(super) fn move_in(roots: &Path) -> Result<Self, Failed> {
-        let at = |name: &str| roots.join(name);
         step("make a mount namespace", sys::leave_mount_namespace())?;
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         step("keep its mounts private", rustix::mount::mount_change("/", private))?;
-        let kept = step("hold the roots' directory", clone_tree(CWD, roots, false))?;
-        let processes = step("hold the process table", clone_tree(CWD, Path::new("/proc"), false))?;
-        let floor = step("mount a tmpfs", Context::open("tmpfs").and_then(|context| {
-            context.set("mode", "0700")?.mount(MountAttrFlags::MOUNT_ATTR_NOSUID)
-        }))?;
-        step("attach a mount", attach_at(floor.as_fd(), roots))?;
-        for directory in ["roots", "stage", "proc"] {
-            let made = rustix::fs::mkdir(at(directory), Mode::RWXU);
-            step("make a directory", made)?;
-        }
-        step("attach a mount", attach_at(kept.as_fd(), &at("roots")))?;
-        step("attach a mount", attach_at(processes.as_fd(), &at("proc")))?;
-        step("change the root directory", change_root(roots))?;
-        rustix::process::umask(Mode::empty());
         let open = |name: &str| {
             rustix::fs::open(format!("/proc/thread-self/ns/{name}"), OFlags::CLOEXEC, Mode::empty())
         };
         let mounts = step("hold the mount namespace", open("mnt"))?;
         let processes = step("hold the pid namespace", open("pid"))?;
+        let kept = step("hold the roots' directory", clone_tree(CWD, roots, false))?;
+        let table = step("hold the process table", clone_tree(CWD, Path::new("/proc"), false))?;
+        step("let go of the host's mounts", unmount_all())?;
+        let floor = step("mount a tmpfs", Context::open("tmpfs").and_then(|context| {
+            context.set("mode", "0700")?.mount(MountAttrFlags::MOUNT_ATTR_NOSUID)
+        }))?;
+        for directory in ["roots", "stage", "proc"] {
+            step("make a directory", rustix::fs::mkdirat(&floor, directory, Mode::RWXU))?;
+        }
+        step("attach a mount", attach_at(floor.as_fd(), Path::new("/")))?;
+        // Entering the namespace anew puts this thread's root on top of what is mounted there.
+        step("change the root directory", enter(mounts.as_fd(), LinkNameSpaceType::Mount))?;
+        step("attach a mount", attach_at(kept.as_fd(), Path::new(ROOTS)))?;
+        step("attach a mount", attach_at(table.as_fd(), Path::new("/proc")))?;
+        rustix::process::umask(Mode::empty());
         Ok(Self { mounts, processes })
     }
 
@@ -87,12 +88,17 @@ fn enter(namespace: BorrowedFd<'_>, kind: LinkNameSpaceType) -> io::Result<()> {
     Ok(move_into_link_name_space(namespace, Some(kind))?)
 }
 
-/// Makes the mount at `new` the root, and lets go of everything outside it.
-fn change_root(new: &Path) -> rustix::io::Result<()> {
-    rustix::process::chdir(new)?;
-    rustix::process::pivot_root(".", ".")?;
-    rustix::mount::unmount(".", UnmountFlags::DETACH)?;
-    rustix::process::chdir("/")
+/// Unmounts all but the root, which is the process's own and stays in use anyway.
+fn unmount_all() -> io::Result<()> {
+    let table = std::fs::read_to_string("/proc/thread-self/mountinfo")?;
+    // What is below another goes with it; what another hides is found once that is gone.
+    for point in mountinfo::points(&table).filter(|point| point != "/") {
+        match rustix::mount::unmount(&point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+            Ok(()) | Err(Errno::INVAL | Errno::NOENT | Errno::NOTDIR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 /// A file system being configured.

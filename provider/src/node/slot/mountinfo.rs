@@ -2,7 +2,7 @@
 //!
 //! In: the text. Out: whether it is the container it should be, and its slots. Touches nothing.
 //! Source: proc_pid_mountinfo(5): `id parent major:minor root mount-point options [optional …] - type source super-options`,
-//! with blanks and backslashes as octal escapes, which our names never have.
+//! with blanks and backslashes as octal escapes, which names of ours never have.
 
 use super::{FoundSlot, SlotName};
 use crate::engine::ContainerId;
@@ -27,6 +27,17 @@ pub(super) fn slots(text: &str, directory: &str) -> Vec<FoundSlot> {
         Some(FoundSlot { name, root })
     };
     text.lines().filter_map(Line::parse).filter_map(slot).collect()
+}
+
+/// Where everything is mounted, in the order of the table.
+pub(super) fn points(text: &str) -> impl Iterator<Item = String> {
+    text.lines().filter_map(Line::parse).map(|line| unescape(line.point))
+}
+
+/// Undoes the escapes of a path: `\040` is a blank.
+fn unescape(point: &str) -> String {
+    let escapes = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
+    escapes.iter().fold(point.to_owned(), |text, (escape, plain)| text.replace(escape, plain))
 }
 
 /// How many mounts are at `path` or below it.
@@ -88,6 +99,12 @@ mod tests {
         assert_eq!(found[0].root, RootId::parse(ID));
         assert_eq!(found[1].root, None, "somebody else's");
         assert_eq!(slots(&table(), "/elsewhere"), []);
+    }
+
+    #[test]
+    fn mount_points_may_have_blanks() {
+        let table = "20 1 8:1 / /a\\040b\\134c rw - ext4 /dev/sda rw\n21 1 8:1 / /d rw - ext4 x rw\n";
+        assert_eq!(points(table).collect::<Vec<_>>(), ["/a b\\c", "/d"]);
     }
 
     #[test]
