@@ -177,6 +177,8 @@ struct Workshop {
     home: Home,
     namespaces: Namespaces,
     built: u64,
+    /// Up to which number places were cleared.
+    cleared: u64,
 }
 
 impl Slots {
@@ -191,9 +193,10 @@ impl Slots {
         let run = move || match Home::move_in(&directory) {
             Ok(home) => {
                 let _ = sender.send(Ok(()));
-                let mut workshop = Workshop { home, namespaces: Namespaces::default(), built: 0 };
+                let mut workshop = Workshop { home, namespaces: Namespaces::default(), built: 0, cleared: 0 };
                 while let Some(work) = waiting.blocking_recv() {
                     work(&mut workshop);
+                    workshop.clear();
                 }
             }
             Err(failed) => drop(sender.send(Err(failed))),
@@ -331,6 +334,15 @@ impl Workshop {
         let proc = self.home.open_proc(processes.as_fd())?;
         self.built += 1;
         Stage::new(order, self.built).build(&mut self.namespaces, proc)
+    }
+
+    /// What nobody has to wait for.
+    fn clear(&mut self) {
+        self.namespaces.settle();
+        while self.cleared < self.built {
+            self.cleared += 1;
+            stage::clear(self.cleared);
+        }
     }
 
     fn remove(&mut self, target: &Target, name: &SlotName) -> Result<(), SlotError> {

@@ -80,24 +80,25 @@ pub(super) fn leave_mount_namespace() -> io::Result<()> {
     Ok(())
 }
 
-/// A new user namespace with these mappings, in the syntax of `/proc/<pid>/uid_map`; nobody is in it.
+/// A new user namespace with these mappings, in the syntax of `/proc/<pid>/uid_map`, and the child that was needed for it.
 ///
-/// Needs our own process table at `/proc`.
+/// Needs our own process table at `/proc`. Nobody else is in the namespace, which outlives the child.
 ///
 /// # Errors
 /// Of the clone (the host's limit of user namespaces), or of writing the mappings (capabilities).
-pub(super) fn user_namespace(uids: &str, gids: &str) -> io::Result<OwnedFd> {
+pub(super) fn user_namespace(uids: &str, gids: &str) -> io::Result<(OwnedFd, Waiting)> {
     let child = Waiting::spawn()?;
     let directory = format!("/proc/{}", child.pid);
-    // New descriptors of a table file: std would write in several calls only above its buffer, which this never is.
+    // Each in one call, as the kernel wants it.
     std::fs::write(format!("{directory}/uid_map"), uids)?;
     std::fs::write(format!("{directory}/gid_map"), gids)?;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(format!("{directory}/ns/user"), flags, Mode::empty())?)
+    Ok((rustix::fs::open(format!("{directory}/ns/user"), flags, Mode::empty())?, child))
 }
 
-/// A child that holds a user namespace until it is dropped.
-struct Waiting {
+/// A child that does nothing until it is dropped, which ends it and waits for that.
+#[derive(Debug)]
+pub(super) struct Waiting {
     pid: i32,
     _stack: Box<[u128]>,
 }

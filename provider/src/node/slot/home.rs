@@ -11,7 +11,7 @@ use std::path::Path;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
-    OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen, move_mount,
+    OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_string, fsmount, fsopen, move_mount,
     open_tree,
 };
 use rustix::io::Errno;
@@ -75,8 +75,14 @@ impl Home {
         result
     }
 
-    /// A `proc` file system of another pid namespace, not yet configured.
+    /// A `proc` file system of another pid namespace, not yet configured otherwise.
+    ///
+    /// Kernels from 6.17 on take the namespace as an option; for others a child has to be in it.
     pub(super) fn open_proc(&self, processes: BorrowedFd<'_>) -> Result<Context, Failed> {
+        let context = step("open a process table", Context::open("proc"))?;
+        if fsconfig_set_fd(context.0.as_fd(), "pidns", processes).is_ok() {
+            return Ok(context);
+        }
         step("enter the container", enter(processes, LinkNameSpaceType::ProcessID))?;
         let opened = sys::open_proc_in_child();
         enter(self.processes.as_fd(), LinkNameSpaceType::ProcessID).expect("the way back is open");

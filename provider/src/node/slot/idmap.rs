@@ -12,7 +12,7 @@ use std::rc::Rc;
 use super::super::sys;
 
 /// Namespaces kept; each is one descriptor.
-const KEPT: usize = 32;
+const KEPT: usize = 64;
 
 /// A user and a group, by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,7 +34,11 @@ pub struct Exchange {
 
 /// Namespaces by what they exchange, the last used one last.
 #[derive(Debug, Default)]
-pub(super) struct Namespaces(VecDeque<(Exchange, Rc<OwnedFd>)>);
+pub(super) struct Namespaces {
+    known: VecDeque<(Exchange, Rc<OwnedFd>)>,
+    /// Children that were needed; waiting for their end can wait.
+    children: Vec<sys::Waiting>,
+}
 
 impl Namespaces {
     /// The namespace that maps as `exchange` says; `None` where nobody becomes somebody else.
@@ -42,21 +46,28 @@ impl Namespaces {
         if exchange.from == exchange.to {
             return Ok(None);
         }
-        let known = self.0.iter().position(|(known, _)| *known == exchange);
-        let entry = match known.and_then(|at| self.0.remove(at)) {
+        let known = self.known.iter().position(|(known, _)| *known == exchange);
+        let entry = match known.and_then(|at| self.known.remove(at)) {
             Some(entry) => entry,
             None => {
                 let uids = swap(exchange.from.uid, exchange.to.uid);
                 let gids = swap(exchange.from.gid, exchange.to.gid);
-                (exchange, Rc::new(sys::user_namespace(&uids, &gids)?))
+                let (namespace, child) = sys::user_namespace(&uids, &gids)?;
+                self.children.push(child);
+                (exchange, Rc::new(namespace))
             }
         };
         let namespace = Rc::clone(&entry.1);
-        self.0.push_back(entry);
-        if self.0.len() > KEPT {
-            self.0.pop_front();
+        self.known.push_back(entry);
+        if self.known.len() > KEPT {
+            self.known.pop_front();
         }
         Ok(Some(namespace))
+    }
+
+    /// Ends the children that were needed.
+    pub(super) fn settle(&mut self) {
+        self.children.clear();
     }
 }
 

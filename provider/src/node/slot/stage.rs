@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, UnmountFlags};
 
 use super::home::{Context, ROOTS, STAGE, attach_at, attach_on, clone_tree};
@@ -49,21 +50,20 @@ const SHOWN: Attributes = CLOSED.and(Attributes::READ_ONLY).and(Attributes::NO_E
 const SHARED_DIRECTORY: Mode = Mode::from_raw_mode(0o1777);
 const DIRECTORY: Mode = Mode::from_raw_mode(0o755);
 
-/// One slot on the stage; clears its place when dropped.
+/// One slot on the stage. Its place is to be cleared afterwards, whatever came of it; nobody needs to wait for that.
 pub(super) struct Stage<'a> {
     order: &'a SlotOrder,
     at: PathBuf,
-    is_mounted: bool,
 }
 
 impl<'a> Stage<'a> {
     pub(super) fn new(order: &'a SlotOrder, number: u64) -> Self {
-        Self { order, at: Path::new(STAGE).join(number.to_string()), is_mounted: false }
+        Self { order, at: place_of(number) }
     }
 
     /// Builds the slot; `proc` becomes its process table.
     pub(super) fn build(
-        mut self,
+        &self,
         namespaces: &mut Namespaces,
         proc: Context,
     ) -> Result<OwnedFd, Failed> {
@@ -106,7 +106,7 @@ impl<'a> Stage<'a> {
     }
 
     /// The tmpfs that backs everything, and the image's root in it.
-    fn store(&mut self) -> Result<OwnedFd, Failed> {
+    fn store(&self) -> Result<OwnedFd, Failed> {
         step("make a directory", rustix::fs::mkdir(&self.at, Mode::RWXU))?;
         let order = self.order;
         let store = step("mount a tmpfs", Context::open("tmpfs").and_then(|context| {
@@ -117,7 +117,6 @@ impl<'a> Stage<'a> {
                 .mount(MountAttrFlags::MOUNT_ATTR_NOSUID)
         }))?;
         step("attach a mount", attach_at(store.as_fd(), &self.at))?;
-        self.is_mounted = true;
         Ok(store)
     }
 
@@ -224,15 +223,19 @@ impl<'a> Stage<'a> {
     }
 }
 
-impl Drop for Stage<'_> {
-    fn drop(&mut self) {
-        let cleared = if self.is_mounted {
-            rustix::mount::unmount(&self.at, UnmountFlags::DETACH)
-        } else {
-            Ok(())
-        };
-        if let Err(error) = cleared.and_then(|()| rustix::fs::rmdir(&self.at)) {
-            tracing::warn!(%error, place = %self.at.display(), "slot's stage not cleared");
-        }
+/// Clears the place of slot `number`; what was copied from there stays.
+pub(super) fn clear(number: u64) {
+    let at = place_of(number);
+    match rustix::mount::unmount(&at, UnmountFlags::DETACH) {
+        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
+        Err(error) => tracing::warn!(%error, number, "slot's place not unmounted"),
     }
+    match rustix::fs::rmdir(&at) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(error) => tracing::warn!(%error, number, "slot's place not removed"),
+    }
+}
+
+fn place_of(number: u64) -> PathBuf {
+    Path::new(STAGE).join(number.to_string())
 }
