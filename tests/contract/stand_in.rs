@@ -56,14 +56,20 @@ fn answer(mut connection: std::net::TcpStream) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let user = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
     let body = user.split_whitespace().next().unwrap_or_default();
-    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    let head =
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
     let _ = std::io::Read::read(&mut connection, &mut [0; 4096]);
     let _ = connection.write_all((head + body).as_bytes());
 }
 
 /// What a guest can do with the files of the corner's image, with devices, and see of others.
 fn tell_slot() -> std::io::Result<()> {
-    let can_write = |path: &str| std::fs::OpenOptions::new().append(true).open(path).and_then(|mut file| file.write_all(b"x"));
+    let can_write = |path: &str| {
+        std::fs::OpenOptions::new()
+            .append(true)
+            .open(path)
+            .and_then(|mut file| file.write_all(b"x"))
+    };
     say(&format!("own file writable {}", can_write("/srv/own").is_ok()));
     let readable = std::fs::read("/srv/it").is_ok();
     say(&format!("others' file readable {readable} writable {}", can_write("/srv/it").is_ok()));
@@ -84,7 +90,10 @@ fn tell_slot() -> std::io::Result<()> {
     }
     devices.sort();
     say(&format!("devices {}", devices.join(" ")));
-    say(&format!("null works {}", std::fs::write("/dev/null", "x").is_ok() && std::fs::read("/dev/null")?.is_empty()));
+    say(&format!(
+        "null works {}",
+        std::fs::write("/dev/null", "x").is_ok() && std::fs::read("/dev/null")?.is_empty()
+    ));
     say(&format!("shm writable {}", std::fs::write("/dev/shm/x", "x").is_ok()));
     say(&format!("limited {}", std::fs::write("/tmp/much", vec![1; 16 << 20]).is_err()));
     Ok(())

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use hyperfaas_protocol::control::{
-    Guest, Hello, LINK_VERSION, Order, Report, Work, WorkerState,
-};
+use hyperfaas_protocol::control::{Guest, Hello, LINK_VERSION, Order, Report, Work, WorkerState};
 use hyperfaas_protocol::image::FunctionKind;
 use hyperfaas_protocol::lane::{Flags, Greeting, HEADER_LEN, Header, Kind};
 use hyperfaas_provider::engine::docker::{DockerConfig, DockerEngine};
@@ -49,7 +47,9 @@ impl Link {
         let mut link = Self { reports: BufReader::new(reports).lines(), orders };
         let hello = Hello { version: LINK_VERSION, key: "key".into(), load: false, workers: true };
         link.say(&serde_json::to_string(&hello).unwrap()).await;
-        let Report::Abilities(abilities) = link.report().await else { panic!("abilities come first") };
+        let Report::Abilities(abilities) = link.report().await else {
+            panic!("abilities come first")
+        };
         assert!(abilities.guests, "this needs a kernel with Landlock 4");
         link
     }
@@ -68,7 +68,9 @@ impl Link {
         loop {
             match self.report().await {
                 Report::Worker(worker) if worker.epoch == epoch && worker.state == state => return,
-                Report::Worker(worker) if worker.state == WorkerState::Crashed => panic!("{worker:?}"),
+                Report::Worker(worker) if worker.state == WorkerState::Crashed => {
+                    panic!("{worker:?}")
+                }
                 Report::Refused { reason, .. } => panic!("refused: {reason}"),
                 _ => {}
             }
@@ -152,7 +154,8 @@ async fn bench() -> Bench {
 async fn a_standby_container_serves_a_function_it_was_not_made_for() {
     let bench = bench().await;
     let mut link = Link::dial(&bench).await;
-    let rounds: u64 = std::env::var("HYPERFAAS_GUEST_ROUNDS").map_or(5, |text| text.parse().unwrap());
+    let rounds: u64 =
+        std::env::var("HYPERFAAS_GUEST_ROUNDS").map_or(5, |text| text.parse().unwrap());
     let mut times = Vec::new();
     for epoch in 1..=rounds {
         let (name, user) = (SlotName::of(WORKER, epoch), user(u32::try_from(epoch).unwrap()));

@@ -50,7 +50,9 @@ impl Bench {
         let state = tempfile::tempdir().unwrap();
         let roots = Roots::open(&state.path().join("rootfs"), 1 << 30).unwrap();
         let (slots, ability) = rights::slots(&roots).await;
-        let slots = slots.unwrap_or_else(|| panic!("slots are {ability}; run these tests as root of the engine's host"));
+        let slots = slots.unwrap_or_else(|| {
+            panic!("slots are {ability}; run these tests as root of the engine's host")
+        });
         let image = engine.image(&corner.image(), PullPolicy::Missing).await.unwrap();
         let shared: Arc<dyn Engine> = Arc::clone(&engine) as Arc<dyn Engine>;
         let root = roots.ensure(&image, &shared).await.unwrap();
@@ -134,7 +136,8 @@ async fn a_guest_sees_its_image_its_secrets_and_nobody_else() {
     let bench = Bench::new().await;
     let order = bench.order("1-7");
     bench.slots.prepare(&bench.target, order.clone()).await.unwrap();
-    let lines = run_as_guest(&bench, &order.name, &[("FACTS", "1"), ("SECRETS", "1"), ("SLOT", "1")]);
+    let lines =
+        run_as_guest(&bench, &order.name, &[("FACTS", "1"), ("SECRETS", "1"), ("SLOT", "1")]);
     let host = format!("host {}", &bench.target.container.0[..12]);
     for expected in [
         "Uid: 200007 200007 200007 200007",
@@ -156,7 +159,11 @@ async fn a_guest_sees_its_image_its_secrets_and_nobody_else() {
         assert!(lines.iter().any(|line| line == expected), "{expected} is not in {lines:#?}");
     }
     let image = bench.roots.directory().join(bench.root.id().as_str()).join("root");
-    assert_eq!(std::fs::read(image.join("srv/own")).unwrap(), b"it\n", "the image's root is never written");
+    assert_eq!(
+        std::fs::read(image.join("srv/own")).unwrap(),
+        b"it\n",
+        "the image's root is never written"
+    );
 }
 
 #[tokio::test]
@@ -165,7 +172,9 @@ async fn a_read_only_slot_has_a_writable_tmp_alone() {
     let order = SlotOrder { read_only: true, secrets: Vec::new(), ..bench.order("1-8") };
     bench.slots.prepare(&bench.target, order.clone()).await.unwrap();
     let lines = run_as_guest(&bench, &order.name, &[("FACTS", "1"), ("SLOT", "1")]);
-    for expected in ["root writable false", "tmp writable true", "own file writable false", "shm writable true"] {
+    for expected in
+        ["root writable false", "tmp writable true", "own file writable false", "shm writable true"]
+    {
         assert!(lines.iter().any(|line| line == expected), "{expected} is not in {lines:#?}");
     }
 }
@@ -176,7 +185,8 @@ fn staged() -> usize {
     let is_slots = |task: &PathBuf| {
         std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == "slots")
     };
-    let mounts = |task: PathBuf| std::fs::read_to_string(task.join("mountinfo")).unwrap_or_default();
+    let mounts =
+        |task: PathBuf| std::fs::read_to_string(task.join("mountinfo")).unwrap_or_default();
     tasks.filter(is_slots).map(|task| mounts(task).lines().count()).sum()
 }
 
@@ -193,14 +203,16 @@ fn children() -> usize {
 #[tokio::test]
 async fn nothing_is_left_of_a_slot_after_many_rounds() {
     let bench = Bench::new().await;
-    let rounds: u64 = std::env::var("HYPERFAAS_SLOT_ROUNDS").map_or(200, |text| text.parse().unwrap());
+    let rounds: u64 =
+        std::env::var("HYPERFAAS_SLOT_ROUNDS").map_or(200, |text| text.parse().unwrap());
     let count = |path: &str| std::fs::read_dir(path).unwrap().count();
     let before = bench.mounts();
     let warm = bench.order("0-1");
     bench.slots.prepare(&bench.target, warm.clone()).await.unwrap();
     bench.slots.remove(&bench.target, &warm.name).await.unwrap();
     assert_eq!(bench.mounts(), before);
-    let (descriptors, tasks, staged_before) = (count("/proc/self/fd"), count("/proc/self/task"), staged());
+    let (descriptors, tasks, staged_before) =
+        (count("/proc/self/fd"), count("/proc/self/task"), staged());
     let (mut made, mut removed) = (Vec::new(), Vec::new());
     for epoch in 0..rounds {
         let name = SlotName::of(1, epoch);
@@ -225,13 +237,20 @@ async fn nothing_is_left_of_a_slot_after_many_rounds() {
     assert!(count("/proc/self/task") < tasks + most, "threads");
     assert!(staged() < staged_before + most, "mounts where slots are put together");
     assert!(children() < most, "children");
-    assert_eq!(bench.roots.collect(std::collections::HashSet::new()).await, 0, "the test holds the root");
+    assert_eq!(
+        bench.roots.collect(std::collections::HashSet::new()).await,
+        0,
+        "the test holds the root"
+    );
     made.sort();
     removed.sort();
     let at = |times: &[Duration], percent| times[times.len() * percent / 100];
     println!(
         "{rounds} rounds: made in {:?} median, {:?} p90; removed in {:?} median, {:?} p90",
-        at(&made, 50), at(&made, 90), at(&removed, 50), at(&removed, 90),
+        at(&made, 50),
+        at(&made, 90),
+        at(&removed, 50),
+        at(&removed, 90),
     );
 }
 

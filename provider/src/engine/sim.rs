@@ -108,7 +108,9 @@ impl Engine for SimEngine {
 
     fn export(&self, image: &Image) -> BoxStream<'static, Result<Bytes, EngineError>> {
         let pieces = match self.host.archive(image) {
-            Ok(archive) => archive.chunks(64 << 10).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect(),
+            Ok(archive) => {
+                archive.chunks(64 << 10).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect()
+            }
             Err(error) => vec![Err(error)],
         };
         stream::iter(pieces).boxed()

@@ -107,7 +107,8 @@ impl Keeper {
         failures.retain(|id, _| ids.contains(id));
         for image in images {
             let Some(id) = RootId::parse(&image.id) else { continue };
-            let is_due = failures.get(&id).is_none_or(|failure| failure.retry_at <= self.clock.now());
+            let is_due =
+                failures.get(&id).is_none_or(|failure| failure.retry_at <= self.clock.now());
             if matches!(self.roots.status(&id), Status::Ready { .. }) || !is_due {
                 continue;
             }
@@ -115,7 +116,9 @@ impl Keeper {
                 Ok(_) => drop(failures.remove(&id)),
                 Err(error) => {
                     warn!(image = image.reference, %error, "no root file system; its function cannot be a guest");
-                    let wait = failures.get(&id).map_or(RETRY.0, |failure| (failure.wait * 2).min(RETRY.1));
+                    let wait = failures
+                        .get(&id)
+                        .map_or(RETRY.0, |failure| (failure.wait * 2).min(RETRY.1));
                     let retry_at = self.clock.now().after(wait);
                     failures.insert(id, Failure { wait, retry_at });
                 }

@@ -84,8 +84,7 @@ fn missing(capabilities: CapabilitySet, pids: Option<&str>) -> Vec<String> {
 }
 
 fn effective() -> CapabilitySet {
-    rustix::thread::capabilities(None)
-        .map_or(CapabilitySet::empty(), |sets| sets.effective)
+    rustix::thread::capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective)
 }
 
 fn pid_namespace() -> Option<String> {
@@ -102,8 +101,11 @@ fn explain(error: &SlotError) -> String {
             }
             "mount an overlay" => " (needs the overlay file system)",
             "make a user namespace" => " (user.max_user_namespaces may be 0)",
-            "make a mount namespace" | "keep its mounts private" | "mount a tmpfs"
-            | "attach a mount" | "close a mount" => " (a seccomp or AppArmor profile may forbid mounts)",
+            "make a mount namespace"
+            | "keep its mounts private"
+            | "mount a tmpfs"
+            | "attach a mount"
+            | "close a mount" => " (a seccomp or AppArmor profile may forbid mounts)",
             _ => "",
         },
         _ => "",

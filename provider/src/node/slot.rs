@@ -25,8 +25,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::rootfs::{Root, RootId, Roots};
 use crate::engine::{ContainerId, SecretFile};
 use home::Home;
-pub use idmap::{Exchange, Identity};
 use idmap::Namespaces;
+pub use idmap::{Exchange, Identity};
 use stage::Stage;
 
 /// Where slots are in a container; an empty directory there comes with the watchdog's volume.
@@ -193,7 +193,8 @@ impl Slots {
         let run = move || match Home::move_in(&directory) {
             Ok(home) => {
                 let _ = sender.send(Ok(()));
-                let mut workshop = Workshop { home, namespaces: Namespaces::default(), built: 0, cleared: 0 };
+                let mut workshop =
+                    Workshop { home, namespaces: Namespaces::default(), built: 0, cleared: 0 };
                 while let Some(work) = waiting.blocking_recv() {
                     work(&mut workshop);
                     workshop.clear();
@@ -256,10 +257,15 @@ impl Slots {
     /// [`SlotError`].
     pub async fn adopt(&self, target: &Target, roots: &Roots) -> Result<Vec<FoundSlot>, SlotError> {
         let of = target.clone();
-        let found = self.ask(move |_| {
-            let table = attach::find(&of)?.table()?;
-            Ok(mountinfo::slots(&table, SLOTS_DIR))
-        }, |_, _| {}).await?;
+        let found = self
+            .ask(
+                move |_| {
+                    let table = attach::find(&of)?.table()?;
+                    Ok(mountinfo::slots(&table, SLOTS_DIR))
+                },
+                |_, _| {},
+            )
+            .await?;
         let mut holds = self.holds.lock().expect("no panic while held");
         for slot in &found {
             if let Some(root) = slot.root.as_ref().and_then(|id| roots.hold(id)) {

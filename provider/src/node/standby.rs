@@ -94,7 +94,11 @@ impl Demand {
     fn peak(&self, policy: &StandbyPolicy, now: Moment) -> u32 {
         let (mut first, mut peak) = (0, 0);
         for (index, at) in self.0.iter().enumerate() {
-            while self.0.get(first).is_some_and(|begin| at.since(*begin) >= policy.refill_time && first < index) {
+            while self
+                .0
+                .get(first)
+                .is_some_and(|begin| at.since(*begin) >= policy.refill_time && first < index)
+            {
                 first += 1;
             }
             if now.since(*at) <= policy.quiet_for {

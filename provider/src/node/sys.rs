@@ -112,7 +112,12 @@ impl Waiting {
         // `wait_for_the_end` touches nothing else of our memory.
         let pid = unsafe {
             let top = stack.as_mut_ptr_range().end.cast();
-            libc::clone(wait_for_the_end, top, libc::CLONE_VM | libc::CLONE_NEWUSER, ptr::null_mut())
+            libc::clone(
+                wait_for_the_end,
+                top,
+                libc::CLONE_VM | libc::CLONE_NEWUSER,
+                ptr::null_mut(),
+            )
         };
         let error = io::Error::last_os_error();
         drop(blocked);

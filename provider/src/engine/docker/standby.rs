@@ -85,7 +85,8 @@ impl Inner {
     async fn started_standby(&self, docker: &Docker, id: &str) -> Result<Standby, EngineError> {
         within(CHANGE, docker.start_container(id, None)).await.map_err(classify)?;
         let container = inspect(docker, id).await?;
-        let told = Told::from_inspect(container).and_then(|told| told.standby(&self.config.network));
+        let told =
+            Told::from_inspect(container).and_then(|told| told.standby(&self.config.network));
         told.ok_or_else(|| EngineError::Refused(format!("container {id} lost its labels")))
     }
 

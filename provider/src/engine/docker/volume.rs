@@ -222,8 +222,7 @@ fn pack(files: &Files) -> Result<Vec<u8>, EngineError> {
     let mut archive = tar::Builder::new(Vec::new());
     for (name, (mode, bytes)) in files {
         let is_directory = name.ends_with('/');
-        let kind =
-            if is_directory { tar::EntryType::Directory } else { tar::EntryType::Regular };
+        let kind = if is_directory { tar::EntryType::Directory } else { tar::EntryType::Regular };
         append(&mut archive, name, kind, *mode, bytes)?;
     }
     archive.into_inner().map_err(unpackable)

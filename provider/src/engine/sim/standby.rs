@@ -41,7 +41,9 @@ impl SimHost {
             container.is_standby = true;
         }
         let all = self.list_standby(installation)?;
-        all.into_iter().find(|standby| standby.container == started.container).ok_or(EngineError::NotFound)
+        all.into_iter()
+            .find(|standby| standby.container == started.container)
+            .ok_or(EngineError::NotFound)
     }
 
     pub(super) fn list_standby(&self, installation: &str) -> Result<Vec<Standby>, EngineError> {

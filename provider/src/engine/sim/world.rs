@@ -91,8 +91,13 @@ impl World {
         };
         let timestamp = self.now();
         let installation = Arc::clone(installation);
-        let container =
-            Container { installation, observed: observed.clone(), is_standby: false, program, log: Arc::default() };
+        let container = Container {
+            installation,
+            observed: observed.clone(),
+            is_standby: false,
+            program,
+            log: Arc::default(),
+        };
         container.program.lines.iter().for_each(|line| container.say(timestamp, line));
         self.containers.insert(observed.container.clone(), container);
         observed

@@ -66,7 +66,13 @@ impl Making {
             return std::future::ready(Ok(root)).boxed().shared();
         }
         let (this, bytes) = (Arc::clone(self), Arc::new(AtomicU64::new(0)));
-        let work = make(Arc::clone(store), id.clone(), image.clone(), Arc::clone(engine), Arc::clone(&bytes));
+        let work = make(
+            Arc::clone(store),
+            id.clone(),
+            image.clone(),
+            Arc::clone(engine),
+            Arc::clone(&bytes),
+        );
         let of = id.clone();
         let task = tokio::spawn(async move {
             let result = work.await;
@@ -117,7 +123,9 @@ async fn make(
     let work = {
         let (store, id, image, bytes) =
             (Arc::clone(&store), id.clone(), image.clone(), Arc::clone(&bytes));
-        tokio::task::spawn_blocking(move || fill(&store, &id, &image, Pieces::new(receiver), &bytes))
+        tokio::task::spawn_blocking(move || {
+            fill(&store, &id, &image, Pieces::new(receiver), &bytes)
+        })
     };
     let feeding = feed(engine.export(&image), sender, &image, &bytes);
     let (trouble, filled) = tokio::join!(feeding, work);
@@ -128,7 +136,13 @@ async fn make(
         (Err(error), None) => return Err(error),
     };
     let (seconds, entries) = (began.elapsed().as_secs_f64(), root.facts().entries);
-    info!(image = image.reference, bytes = root.facts().bytes, entries, seconds, "root file system made");
+    info!(
+        image = image.reference,
+        bytes = root.facts().bytes,
+        entries,
+        seconds,
+        "root file system made"
+    );
     Ok(root)
 }
 

@@ -30,7 +30,10 @@ pub(in crate::node) fn open_root(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// What a process with `root` as its root directory finds at `path`.
-pub(in crate::node) fn open_within(root: BorrowedFd<'_>, path: &str) -> rustix::io::Result<OwnedFd> {
+pub(in crate::node) fn open_within(
+    root: BorrowedFd<'_>,
+    path: &str,
+) -> rustix::io::Result<OwnedFd> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
@@ -40,8 +43,7 @@ pub(in crate::node) fn open_beneath(
     root: BorrowedFd<'_>,
     path: impl rustix::path::Arg,
 ) -> rustix::io::Result<OwnedFd> {
-    let resolve =
-        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat2(root, path, flags, Mode::empty(), resolve)
 }
@@ -132,7 +134,9 @@ mod tests {
         let mode = root.path().join("file").metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o1777);
         ensure(fd.as_fd(), "/", directory(0o755)).unwrap();
-        assert!(ensure(fd.as_fd(), "../x", Kind::File).is_err() || !root.path().join("../x").exists());
+        assert!(
+            ensure(fd.as_fd(), "../x", Kind::File).is_err() || !root.path().join("../x").exists()
+        );
         ensure(fd.as_fd(), "out/made", Kind::File).unwrap();
         assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0, "nothing outside");
     }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::SystemTime;
 
-use rustix::fs::{CWD, Timestamps, UTIME_NOW, Timespec};
+use rustix::fs::{CWD, Timespec, Timestamps, UTIME_NOW};
 use tracing::{info, warn};
 use uuid::Uuid;
 
@@ -68,7 +68,8 @@ impl Store {
         for entry in std::fs::read_dir(directory)? {
             let entry = entry?;
             let id = entry.file_name().to_str().and_then(RootId::parse);
-            match id.and_then(|id| read_facts(&entry.path()).map(|(used, facts)| (used, id, facts))) {
+            match id.and_then(|id| read_facts(&entry.path()).map(|(used, facts)| (used, id, facts)))
+            {
                 Some(root) => found.push(root),
                 None => remains.push(entry.path()),
             }
@@ -95,9 +96,10 @@ impl Store {
         let now = state.now;
         let known = state.roots.get_mut(id)?;
         known.used = now;
-        let held = known.held.upgrade().unwrap_or_else(|| {
-            Arc::new(Held { id: id.clone(), facts: known.facts.clone() })
-        });
+        let held = known
+            .held
+            .upgrade()
+            .unwrap_or_else(|| Arc::new(Held { id: id.clone(), facts: known.facts.clone() }));
         known.held = Arc::downgrade(&held);
         drop(state);
         // For the order of uses after the next start; nothing depends on it.
@@ -151,7 +153,8 @@ impl Store {
         let mut state = self.state.lock().expect("no panic while held");
         while state.used().saturating_add(bytes) > self.budget {
             let unused = state.roots.iter().filter(|(_, known)| known.held.strong_count() == 0);
-            let Some(id) = unused.min_by_key(|(_, known)| known.used).map(|(id, _)| id.clone()) else {
+            let Some(id) = unused.min_by_key(|(_, known)| known.used).map(|(id, _)| id.clone())
+            else {
                 break;
             };
             gone.extend(self.take(&mut state, &id));
@@ -166,7 +169,9 @@ impl Store {
             return Ok(());
         }
         let budget = self.budget;
-        Err(UnpackError::NoRoom(format!("the budget of {budget} bytes for root file systems is used up")))
+        Err(UnpackError::NoRoom(format!(
+            "the budget of {budget} bytes for root file systems is used up"
+        )))
     }
 
     /// Takes a root's id away, so that nobody can use it any more; the directory that is left to be removed.

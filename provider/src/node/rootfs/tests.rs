@@ -45,10 +45,13 @@ impl Place {
         let host = SimHost::default();
         for number in 1..=4 {
             let image = image(number, "app");
-            host.add_archive(&image.id, archive(&[
-                ("etc/passwd", b"app:x:7:8::/home/app:/bin/sh\n"),
-                ("large", &[number; 100 << 10]),
-            ]));
+            host.add_archive(
+                &image.id,
+                archive(&[
+                    ("etc/passwd", b"app:x:7:8::/home/app:/bin/sh\n"),
+                    ("large", &[number; 100 << 10]),
+                ]),
+            );
             host.add_image(image);
         }
         let engine = Arc::new(SimEngine::new(&host, "one"));
@@ -79,7 +82,14 @@ fn id(number: u8) -> RootId {
 #[test]
 fn only_content_ids_become_file_names() {
     assert!(RootId::parse(&format!("sha256:{}", "a1".repeat(32))).is_some());
-    for text in ["", "sha256:", "sha256:../../../../etc", &"A1".repeat(32), &"a1".repeat(31), &"a1".repeat(33)] {
+    for text in [
+        "",
+        "sha256:",
+        "sha256:../../../../etc",
+        &"A1".repeat(32),
+        &"a1".repeat(31),
+        &"a1".repeat(33),
+    ] {
         assert_eq!(RootId::parse(text), None, "{text}");
     }
 }

@@ -134,18 +134,21 @@ impl Unpacker<'_> {
         }
         let given = entry.path_bytes().into_owned();
         let shown = shorten(&given);
-        let path = inner_path(&given).map_err(|why| UnpackError::Hostile { path: shown.clone(), why })?;
+        let path =
+            inner_path(&given).map_err(|why| UnpackError::Hostile { path: shown.clone(), why })?;
         self.totals.entries += 1;
         if self.totals.entries > ENTRIES_MAX {
             return Err(UnpackError::TooMany);
         }
-        let bytes = ENTRY_BYTES + if kind.is_file() { entry.size().div_ceil(BLOCK) * BLOCK } else { 0 };
+        let bytes =
+            ENTRY_BYTES + if kind.is_file() { entry.size().div_ceil(BLOCK) * BLOCK } else { 0 };
         (self.charge)(bytes)?;
         self.totals.bytes += bytes;
         self.place(entry, kind, &path).map_err(|source| match Errno::from_io_error(&source) {
-            Some(Errno::LOOP | Errno::NOTDIR | Errno::XDEV) => {
-                UnpackError::Hostile { path: shown, why: "leads through something that is no directory" }
-            }
+            Some(Errno::LOOP | Errno::NOTDIR | Errno::XDEV) => UnpackError::Hostile {
+                path: shown,
+                why: "leads through something that is no directory",
+            },
             _ => UnpackError::Io { path: shown, source },
         })
     }
@@ -169,7 +172,10 @@ impl Unpacker<'_> {
             EntryType::Link => {
                 let target = entry.link_name_bytes().unwrap_or_default();
                 let target = inner_path(&target).map_err(io::Error::other)?;
-                let old = open_beneath(self.root, target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
+                let old = open_beneath(
+                    self.root,
+                    target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")),
+                )?;
                 let old_name = target.file_name().unwrap_or_default();
                 let link = || rustix::fs::linkat(&old, old_name, &parent, name, AtFlags::empty());
                 replacing(parent.as_fd(), name, link)?;
@@ -232,7 +238,9 @@ impl Unpacker<'_> {
         let made = match make() {
             Ok(()) => open(),
             Err(Errno::EXIST) => match open() {
-                Err(Errno::NOTDIR | Errno::LOOP) => replacing(parent, name, make).and_then(|()| open()),
+                Err(Errno::NOTDIR | Errno::LOOP) => {
+                    replacing(parent, name, make).and_then(|()| open())
+                }
                 other => other,
             },
             Err(error) => Err(error),
@@ -248,7 +256,8 @@ impl Unpacker<'_> {
         parent: BorrowedFd<'_>,
         name: &Path,
     ) -> io::Result<()> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let open = || rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600));
         let opened = match open() {
             Err(Errno::EXIST) => {
@@ -261,7 +270,9 @@ impl Unpacker<'_> {
         let mut length = 0;
         loop {
             let count = entry.read(&mut self.buffer)?;
-            let Some(read) = self.buffer.get(..count).filter(|read| !read.is_empty()) else { break };
+            let Some(read) = self.buffer.get(..count).filter(|read| !read.is_empty()) else {
+                break;
+            };
             if read.iter().all(|byte| *byte == 0) {
                 file.seek(SeekFrom::Current(i64::try_from(count).map_err(io::Error::other)?))?;
             } else {
@@ -364,7 +375,9 @@ fn attributes<R: Read>(entry: &mut Entry<'_, R>) -> io::Result<Vec<(String, Vec<
     let mut kept = Vec::new();
     for record in entry.pax_extensions()?.into_iter().flatten() {
         let record = record?;
-        let Some(name) = record.key().ok().and_then(|key| key.strip_prefix(XATTR)) else { continue };
+        let Some(name) = record.key().ok().and_then(|key| key.strip_prefix(XATTR)) else {
+            continue;
+        };
         if name == "security.capability" || name.starts_with("user.") {
             kept.push((name.to_owned(), record.value_bytes().to_vec()));
         }

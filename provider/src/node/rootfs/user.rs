@@ -63,8 +63,7 @@ fn number(text: &str) -> Option<u32> {
 mod tests {
     use super::*;
 
-    const PASSWD: &str =
-        "root:x:0:0:root:/root:/bin/sh\nbroken\napp:x:100:101:Linux User,,,:/home/app:/sbin/nologin\n";
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nbroken\napp:x:100:101:Linux User,,,:/home/app:/sbin/nologin\n";
     const GROUP: &str = "root:x:0:\napp:x:101:\nstaff:x:50:app\n";
 
     #[test]

@@ -45,8 +45,7 @@ pub(super) fn find(target: &Target) -> Result<Found, SlotError> {
         Errno::SRCH | Errno::NOENT => gone(),
         _ => SlotError::Failed(Failed { step: "look into the container", source: error.into() }),
     };
-    let (mounts, processes) =
-        (open("ns/mnt").map_err(refused)?, open("ns/pid").map_err(refused)?);
+    let (mounts, processes) = (open("ns/mnt").map_err(refused)?, open("ns/pid").map_err(refused)?);
     let found = Found { process, mounts, processes };
     let table = found.table()?;
     if mountinfo::is_of(&table, &target.container) { Ok(found) } else { Err(gone()) }
@@ -56,7 +55,8 @@ impl Found {
     /// The container's mount table.
     pub(super) fn table(&self) -> Result<String, Failed> {
         let read = || {
-            let file = rustix::fs::openat(&self.process, "mountinfo", OFlags::CLOEXEC, Mode::empty())?;
+            let file =
+                rustix::fs::openat(&self.process, "mountinfo", OFlags::CLOEXEC, Mode::empty())?;
             let mut text = String::new();
             File::from(file).take(TABLE_MAX).read_to_string(&mut text)?;
             std::io::Result::Ok(text)
@@ -65,7 +65,12 @@ impl Found {
     }
 
     /// Attaches `tree` as the slot `name`.
-    pub(super) fn attach(&self, home: &Home, name: &SlotName, tree: &OwnedFd) -> Result<(), SlotError> {
+    pub(super) fn attach(
+        &self,
+        home: &Home,
+        name: &SlotName,
+        tree: &OwnedFd,
+    ) -> Result<(), SlotError> {
         let table = self.table()?;
         if mountinfo::mounts_below(&table, &format!("{SLOTS_DIR}/{}", name.as_str())) > 0 {
             return Err(SlotError::Taken(name.clone()));
@@ -80,7 +85,8 @@ impl Found {
                 Err(Errno::EXIST) => {} // left when an earlier attempt was cut short
                 other => step("make the slot's directory", other)?,
             }
-            let target = step("open the slot's directory", place::open_beneath(hub.as_fd(), name.as_str()))?;
+            let target =
+                step("open the slot's directory", place::open_beneath(hub.as_fd(), name.as_str()))?;
             step("attach the slot", attach_on(tree.as_fd(), target.as_fd()))?;
             let root = step("open the slot", place::open_beneath(hub.as_fd(), name.as_str()))?;
             share(root.as_fd())
@@ -125,13 +131,16 @@ impl Found {
 
 /// Mounts the directory of slots: closed to everybody but root, so that the container's owner does not look into slots.
 fn mount_hub() -> Result<(), Failed> {
-    let hub = step("mount a tmpfs", Context::open("tmpfs").and_then(|context| {
-        context
-            .set("size", "4k")?
-            .set("nr_inodes", &SLOTS_MAX.to_string())?
-            .set("mode", "0700")?
-            .mount(MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV)
-    }))?;
+    let hub = step(
+        "mount a tmpfs",
+        Context::open("tmpfs").and_then(|context| {
+            context
+                .set("size", "4k")?
+                .set("nr_inodes", &SLOTS_MAX.to_string())?
+                .set("mode", "0700")?
+                .mount(MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV)
+        }),
+    )?;
     step("attach the slots' directory", attach_on(hub.as_fd(), self::hub()?.as_fd()))
 }
 

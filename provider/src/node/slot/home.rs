@@ -9,12 +9,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
-    OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_string, fsmount, fsopen, move_mount,
-    open_tree,
+    OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_string, fsmount,
+    fsopen, move_mount, open_tree,
 };
-use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::super::sys;
@@ -46,9 +46,12 @@ impl Home {
         let kept = step("hold the roots' directory", clone_tree(CWD, roots, false))?;
         let table = step("hold the process table", clone_tree(CWD, Path::new("/proc"), false))?;
         step("let go of the host's mounts", unmount_all())?;
-        let floor = step("mount a tmpfs", Context::open("tmpfs").and_then(|context| {
-            context.set("mode", "0700")?.mount(MountAttrFlags::MOUNT_ATTR_NOSUID)
-        }))?;
+        let floor = step(
+            "mount a tmpfs",
+            Context::open("tmpfs").and_then(|context| {
+                context.set("mode", "0700")?.mount(MountAttrFlags::MOUNT_ATTR_NOSUID)
+            }),
+        )?;
         for directory in ["roots", "stage", "proc"] {
             step("make a directory", rustix::fs::mkdirat(&floor, directory, Mode::RWXU))?;
         }
@@ -149,7 +152,6 @@ pub(super) fn attach_at(mount: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
 
 /// Attaches a mount that nobody sees yet on the file or directory `target`.
 pub(super) fn attach_on(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
-    let flags =
-        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     Ok(move_mount(mount, "", target, "", flags)?)
 }

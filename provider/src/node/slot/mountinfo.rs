@@ -42,8 +42,9 @@ fn unescape(point: &str) -> String {
 
 /// How many mounts are at `path` or below it.
 pub(super) fn mounts_below(text: &str, path: &str) -> usize {
-    let is_below =
-        |point: &str| point.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let is_below = |point: &str| {
+        point.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
     text.lines().filter_map(Line::parse).filter(|line| is_below(line.point)).count()
 }
 
@@ -103,7 +104,8 @@ mod tests {
 
     #[test]
     fn mount_points_may_have_blanks() {
-        let table = "20 1 8:1 / /a\\040b\\134c rw - ext4 /dev/sda rw\n21 1 8:1 / /d rw - ext4 x rw\n";
+        let table =
+            "20 1 8:1 / /a\\040b\\134c rw - ext4 /dev/sda rw\n21 1 8:1 / /d rw - ext4 x rw\n";
         assert_eq!(points(table).collect::<Vec<_>>(), ["/a b\\c", "/d"]);
     }
 

@@ -39,7 +39,14 @@ const LINKS: [(&str, &str); 4] = [
 ];
 /// What of the process table tells about the host instead; Docker masks the same.
 const MASKED: [&str; 9] = [
-    "acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "sched_debug", "scsi",
+    "acpi",
+    "asound",
+    "interrupts",
+    "kcore",
+    "keys",
+    "latency_stats",
+    "sched_debug",
+    "scsi",
     "timer_list",
 ];
 /// What a guest may never do with a file system of its slot.
@@ -100,7 +107,10 @@ impl<'a> Stage<'a> {
         if order.read_only {
             // Last: what was made in it until now are its mount points.
             let layer = step("open the slot", place::open_root(&path))?;
-            step("make the root read-only", sys::set_attributes(layer.as_fd(), Attributes::READ_ONLY, None))?;
+            step(
+                "make the root read-only",
+                sys::set_attributes(layer.as_fd(), Attributes::READ_ONLY, None),
+            )?;
         }
         step("copy the slot", clone_tree(rustix::fs::CWD, &path, true))
     }
@@ -109,13 +119,16 @@ impl<'a> Stage<'a> {
     fn store(&self) -> Result<OwnedFd, Failed> {
         step("make a directory", rustix::fs::mkdir(&self.at, Mode::RWXU))?;
         let order = self.order;
-        let store = step("mount a tmpfs", Context::open("tmpfs").and_then(|context| {
-            context
-                .set("size", &order.size_bytes.to_string())?
-                .set("nr_inodes", &order.files_max.to_string())?
-                .set("mode", "0755")?
-                .mount(MountAttrFlags::MOUNT_ATTR_NOSUID)
-        }))?;
+        let store = step(
+            "mount a tmpfs",
+            Context::open("tmpfs").and_then(|context| {
+                context
+                    .set("size", &order.size_bytes.to_string())?
+                    .set("nr_inodes", &order.files_max.to_string())?
+                    .set("mode", "0755")?
+                    .mount(MountAttrFlags::MOUNT_ATTR_NOSUID)
+            }),
+        )?;
         step("attach a mount", attach_at(store.as_fd(), &self.at))?;
         Ok(store)
     }
@@ -141,12 +154,15 @@ impl<'a> Stage<'a> {
             rustix::io::Result::Ok(())
         })();
         step("make the devices", filled)?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         for secret in &self.order.secrets {
             let path = format!("secrets/{}", secret.name);
             let written = rustix::fs::openat(store, path, flags, Mode::from_raw_mode(0o444))
                 .map_err(Into::into)
-                .and_then(|file| std::io::Write::write_all(&mut std::fs::File::from(file), &secret.bytes));
+                .and_then(|file| {
+                    std::io::Write::write_all(&mut std::fs::File::from(file), &secret.bytes)
+                });
             step("write the secrets", written)?;
         }
         Ok(())
@@ -165,15 +181,18 @@ impl<'a> Stage<'a> {
         step("attach a mount", attach_at(lower.as_fd(), &at.join("lower")))?;
         step("copy the root's mode", self.dress_upper(lower.as_fd()))?;
         let option = |name: &str| at.join(name).to_string_lossy().into_owned();
-        let overlay = step("mount an overlay", Context::open("overlay").and_then(|context| {
-            context
-                .set("source", &format!("{SOURCE_PREFIX}{}", id.as_str()))?
-                .set("lowerdir", &option("lower"))?
-                .set("upperdir", &option("upper"))?
-                .set("workdir", &option("work"))?
-                .set("index", "off")?
-                .mount(MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV)
-        }))?;
+        let overlay = step(
+            "mount an overlay",
+            Context::open("overlay").and_then(|context| {
+                context
+                    .set("source", &format!("{SOURCE_PREFIX}{}", id.as_str()))?
+                    .set("lowerdir", &option("lower"))?
+                    .set("upperdir", &option("upper"))?
+                    .set("workdir", &option("work"))?
+                    .set("index", "off")?
+                    .mount(MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV)
+            }),
+        )?;
         step("attach a mount", attach_at(overlay.as_fd(), &at.join("root")))
     }
 

@@ -70,21 +70,24 @@ fn what_an_image_has_is_there_afterwards() {
     let zeros = vec![0; 3 * BUFFER + 5];
     let mut holed = zeros.clone();
     holed[BUFFER + 1] = 7;
-    let totals = unpack_into(&directory, &archive(&[
-        (DIR, "./", "", b""),
-        (DIR, "etc/", "", b""),
-        (FILE, "etc/passwd", "", b"root:x:0:0::/:\n"),
-        (SYMLINK, "etc/absolute", "/etc/passwd", b""),
-        (HARD, "etc/hard", "etc/passwd", b""),
-        (HARD, "etc/hard-link-to-link", "./etc/absolute", b""),
-        (FILE, "no/directory/entries/file", "", b"x"),
-        (FILE, "holed", "", &holed),
-        (FILE, "zeros", "", &zeros),
-        (EntryType::Fifo, "pipe", "", b""),
-        (FILE, "/absolute/name", "", b"inside"),
-        (FILE, "twice", "", b"first"),
-        (FILE, "twice", "", b"second"),
-    ]))
+    let totals = unpack_into(
+        &directory,
+        &archive(&[
+            (DIR, "./", "", b""),
+            (DIR, "etc/", "", b""),
+            (FILE, "etc/passwd", "", b"root:x:0:0::/:\n"),
+            (SYMLINK, "etc/absolute", "/etc/passwd", b""),
+            (HARD, "etc/hard", "etc/passwd", b""),
+            (HARD, "etc/hard-link-to-link", "./etc/absolute", b""),
+            (FILE, "no/directory/entries/file", "", b"x"),
+            (FILE, "holed", "", &holed),
+            (FILE, "zeros", "", &zeros),
+            (EntryType::Fifo, "pipe", "", b""),
+            (FILE, "/absolute/name", "", b"inside"),
+            (FILE, "twice", "", b"first"),
+            (FILE, "twice", "", b"second"),
+        ]),
+    )
     .unwrap();
     assert_eq!(totals.entries, 13);
     let at = |name: &str| directory.path().join(name);
@@ -92,7 +95,10 @@ fn what_an_image_has_is_there_afterwards() {
     assert_eq!((file.mode() & 0o7777, file.mtime(), file.nlink()), (0o640, 1_000_000_000, 2));
     assert_eq!(at("etc").metadata().unwrap().mtime(), 1_000_000_000, "of directories too");
     assert_eq!(at("etc/hard").metadata().unwrap().ino(), file.ino());
-    assert_eq!(std::fs::read_link(at("etc/absolute")).unwrap().as_os_str().as_bytes(), b"/etc/passwd");
+    assert_eq!(
+        std::fs::read_link(at("etc/absolute")).unwrap().as_os_str().as_bytes(),
+        b"/etc/passwd"
+    );
     assert!(at("etc/hard-link-to-link").symlink_metadata().unwrap().is_symlink());
     assert_eq!(std::fs::read(at("holed")).unwrap(), holed);
     assert_eq!(std::fs::read(at("zeros")).unwrap(), zeros);
@@ -113,12 +119,14 @@ fn owners_modes_and_capabilities_are_kept_and_devices_are_not() {
     // cap_net_bind_service+ep, as the kernel stores it.
     let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let mut builder = Builder::new(Vec::new());
-    builder.append_pax_extensions([
-        ("SCHILY.xattr.security.capability", &capability[..]),
-        ("SCHILY.xattr.user.note", b"kept"),
-        ("SCHILY.xattr.trusted.overlay.redirect", b"/etc/shadow"),
-        ("SCHILY.xattr.security.selinux", b"system_u"),
-    ]).unwrap();
+    builder
+        .append_pax_extensions([
+            ("SCHILY.xattr.security.capability", &capability[..]),
+            ("SCHILY.xattr.user.note", b"kept"),
+            ("SCHILY.xattr.trusted.overlay.redirect", b"/etc/shadow"),
+            ("SCHILY.xattr.security.selinux", b"system_u"),
+        ])
+        .unwrap();
     let mut header = header(FILE, 1);
     header.set_uid(1_000_000_000);
     header.set_gid(101);
@@ -140,9 +148,14 @@ fn owners_modes_and_capabilities_are_kept_and_devices_are_not() {
         rustix::fs::getxattr(&bin, name, &mut value[..]).map(|count| value[..count].to_vec())
     };
     assert_eq!(attribute("security.capability").unwrap(), capability);
-    assert!(matches!(attribute("user.note"), Err(Errno::NOTSUP)) || attribute("user.note").unwrap() == b"kept");
+    assert!(
+        matches!(attribute("user.note"), Err(Errno::NOTSUP))
+            || attribute("user.note").unwrap() == b"kept"
+    );
     assert!(attribute("trusted.overlay.redirect").is_err());
-    assert!(!directory.path().join("dev/null").exists() && !directory.path().join("dev/sda").exists());
+    assert!(
+        !directory.path().join("dev/null").exists() && !directory.path().join("dev/sda").exists()
+    );
 }
 
 #[test]
@@ -158,12 +171,18 @@ fn nothing_leads_out() {
     let hostile: Vec<(&str, Vec<u8>)> = vec![
         ("upwards", archive(&[(FILE, "../victim", "", b"bad")])),
         ("upwards within", archive(&[(FILE, "a/../../victim", "", b"bad")])),
-        ("file through a link", archive(&[(SYMLINK, "a", out, b""), (FILE, "a/victim", "", b"bad")])),
+        (
+            "file through a link",
+            archive(&[(SYMLINK, "a", out, b""), (FILE, "a/victim", "", b"bad")]),
+        ),
         ("directory through a link", archive(&[(SYMLINK, "a", out, b""), (DIR, "a/new", "", b"")])),
         ("below a link", archive(&[(SYMLINK, "a", out, b""), (FILE, "a/b/c", "", b"bad")])),
         ("link through a link", through(SYMLINK)),
         ("hard link through a link", through(HARD)),
-        ("hard link from outside", archive(&[(SYMLINK, "a", out, b""), (HARD, "mine", "a/victim", b"")])),
+        (
+            "hard link from outside",
+            archive(&[(SYMLINK, "a", out, b""), (HARD, "mine", "a/victim", b"")]),
+        ),
         ("hard link upwards", archive(&[(HARD, "mine", "../victim", b"")])),
         ("hard link to a host's path", archive(&[(HARD, "mine", victim.to_str().unwrap(), b"")])),
         ("relative link", archive(&[(SYMLINK, "a", "..", b""), (FILE, "a/victim", "", b"bad")])),
@@ -176,7 +195,10 @@ fn nothing_leads_out() {
         assert_eq!(error.to_string().lines().count(), 1, "{what}: {error}");
         assert_eq!(std::fs::read(&victim).unwrap(), b"untouched", "{what}");
         assert_eq!(victim.metadata().unwrap().nlink(), 1, "{what}");
-        assert!(!outside.path().join("new").exists() && !outside.path().join("b").exists(), "{what}");
+        assert!(
+            !outside.path().join("new").exists() && !outside.path().join("b").exists(),
+            "{what}"
+        );
     }
 }
 
@@ -233,7 +255,8 @@ fn bytes_are_charged_before_they_are_written() {
 #[test]
 fn garbage_is_an_error_and_not_a_panic() {
     for seed in 0..200_u32 {
-        let mut bytes = archive(&[(DIR, "d/", "", b""), (FILE, "d/a", "", b"abc"), (SYMLINK, "d/l", "a", b"")]);
+        let mut bytes =
+            archive(&[(DIR, "d/", "", b""), (FILE, "d/a", "", b"abc"), (SYMLINK, "d/l", "a", b"")]);
         let at = (seed as usize * 7919) % (bytes.len() - 1024);
         bytes[at] ^= 1 << (seed % 8);
         let directory = tempfile::tempdir().unwrap();
