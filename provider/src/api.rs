@@ -16,7 +16,7 @@ use crate::catalog::Catalog;
 use crate::cluster::Cluster;
 use crate::dispatch::Dispatch;
 use crate::engine::Engine;
-use crate::node::NodeView;
+use crate::node::view::NodeView;
 
 mod body;
 mod error;

@@ -66,7 +66,7 @@ async fn standby_containers_are_listed_apart_and_end_like_others(lab: &impl Lab)
     let replica = engine.start(lab.order("f", &[]).await).await.unwrap();
     assert_eq!(engine.list().await.unwrap(), [replica]);
     let mut listed = engine.list_standby().await.unwrap();
-    listed.sort_by(|a, b| (a.container != one.container).cmp(&(b.container != one.container)));
+    listed.sort_by_key(|standby| standby.container != one.container);
     assert_eq!(listed, [one.clone(), two.clone()]);
     assert_eq!(lab.neighbour().list_standby().await.unwrap(), []);
     let error = engine.start_standby(first).await.unwrap_err();

@@ -1,7 +1,6 @@
 //! A function that is not the container's own, from its image to its answer: root file system, standby container, slot, order.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use hyperfaas_protocol::control::{Guest, Hello, LINK_VERSION, Order, Report, Work, WorkerState};
 use hyperfaas_protocol::image::FunctionKind;
@@ -11,7 +10,7 @@ use hyperfaas_provider::node::slot::{Exchange, Identity, SlotName, SlotOrder};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::slots::Bench;
 use crate::support::docker::Corner;

@@ -138,7 +138,7 @@ async fn what_is_deployed_gets_a_root_and_what_is_deleted_loses_it() {
     let told = stack.info().await;
     assert_eq!(told["provider"], "hyperfaas", "OpenFaaS' own fields are as they were");
     assert_eq!(told["hyperfaas"]["abilities"]["slots"], json!({ "on": true }));
-    stack.deploy("f", &probe_image(), json!({})).await;
+    stack.deploy("f", probe_image(), json!({})).await;
     let ready = async |count: u64| stack.info().await["hyperfaas"]["roots"]["ready"] == count;
     stack.eventually("its root is made", async || ready(1).await).await;
     assert!(stack.info().await["hyperfaas"]["roots"]["bytes"].as_u64().unwrap() > 0);

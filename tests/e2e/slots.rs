@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyperfaas_protocol::SecretName;
@@ -18,6 +18,7 @@ use hyperfaas_provider::node::rootfs::{Root, Roots};
 use hyperfaas_provider::node::slot::{
     Exchange, Identity, SlotError, SlotName, SlotOrder, Slots, Target,
 };
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::support::docker::Corner;

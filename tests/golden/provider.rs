@@ -18,7 +18,7 @@ use hyperfaas_provider::cluster::Cluster;
 use hyperfaas_provider::dispatch::{Dispatch, DispatchSettings};
 use hyperfaas_provider::engine::sim::{SimEngine, SimHost};
 use hyperfaas_provider::engine::{ContainerId, Observed, ReplicaId};
-use hyperfaas_provider::node::NodeView;
+use hyperfaas_provider::node::view::NodeView;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::Api;
 use super::error::ApiError;
 use crate::metrics::Metrics;
-use crate::node::NodeReport;
+use crate::node::view::NodeReport;
 
 /// OpenFaaS' answer, and what only this provider knows; OpenFaaS' clients read what they know and leave the rest.
 #[derive(Debug, Serialize)]

@@ -6,39 +6,4 @@ pub mod rootfs;
 pub mod slot;
 pub mod standby;
 mod sys;
-
-use std::collections::BTreeMap;
-
-use serde::Serialize;
-
-use rights::Ability;
-use rootfs::{Roots, Summary};
-
-/// What this provider can do to containers on its host; told by `/system/info`.
-#[derive(Debug, Clone, Default)]
-pub struct NodeView {
-    /// Abilities by name.
-    pub abilities: BTreeMap<&'static str, Ability>,
-    /// The roots, if they are kept.
-    pub roots: Option<Roots>,
-}
-
-/// [`NodeView`] at one moment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct NodeReport {
-    /// Abilities by name.
-    pub abilities: BTreeMap<&'static str, Ability>,
-    /// The roots, if they are kept.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub roots: Option<Summary>,
-}
-
-impl NodeView {
-    /// How it stands now.
-    pub fn report(&self) -> NodeReport {
-        NodeReport {
-            abilities: self.abilities.clone(),
-            roots: self.roots.as_ref().map(Roots::summary),
-        }
-    }
-}
+pub mod view;

@@ -172,10 +172,7 @@ impl Unpacker<'_> {
             EntryType::Link => {
                 let target = entry.link_name_bytes().unwrap_or_default();
                 let target = inner_path(&target).map_err(io::Error::other)?;
-                let old = open_beneath(
-                    self.root,
-                    target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")),
-                )?;
+                let old = open_beneath(self.root, directory_of(&target))?;
                 let old_name = target.file_name().unwrap_or_default();
                 let link = || rustix::fs::linkat(&old, old_name, &parent, name, AtFlags::empty());
                 replacing(parent.as_fd(), name, link)?;
@@ -193,20 +190,17 @@ impl Unpacker<'_> {
             }
             _ => {}
         }
-        self.parent = Some((path.parent().unwrap_or(Path::new("")).to_owned(), parent));
+        self.parent = Some((directory_of(path).to_owned(), parent));
         Ok(())
     }
 
     /// The directory `path` is in; the missing ones on the way are made, for archives that leave them out.
     fn parent_of(&mut self, path: &Path) -> io::Result<OwnedFd> {
-        let directory = path.parent().unwrap_or(Path::new(""));
+        let directory = directory_of(path);
         if let Some((known, fd)) = self.parent.take()
             && known == directory
         {
             return Ok(fd);
-        }
-        if directory.as_os_str().is_empty() {
-            return Ok(open_beneath(self.root, ".")?);
         }
         match open_beneath(self.root, directory) {
             Err(Errno::NOENT) => {}
@@ -389,6 +383,14 @@ fn times(seconds: u64) -> Timestamps {
     let tv_sec = i64::try_from(seconds).unwrap_or(0);
     let time = Timespec { tv_sec, tv_nsec: 0 };
     Timestamps { last_access: time, last_modification: time }
+}
+
+/// The directory that `path` is in; `.` is the root itself.
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
 }
 
 /// A path of the archive as one relative to the root; empty is the root itself.

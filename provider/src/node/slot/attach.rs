@@ -14,6 +14,8 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, UnmountFlags};
 
+use tracing::warn;
+
 use super::home::{Context, Home, attach_on, clone_tree};
 use super::{Failed, SLOTS_DIR, SlotError, SlotName, Target, mountinfo, step};
 use crate::node::rootfs::place;
@@ -91,11 +93,13 @@ impl Found {
             let root = step("open the slot", place::open_beneath(hub.as_fd(), name.as_str()))?;
             share(root.as_fd())
         });
-        attached.or_else(|failed| {
-            // What was attached until then must not stay.
-            let _ = self.detach(home, name);
-            Err(failed.into())
-        })
+        // What was attached until then must not stay.
+        if attached.is_err()
+            && let Err(error) = self.detach(home, name)
+        {
+            warn!(slot = name.as_str(), %error, "failed slot not taken out");
+        }
+        Ok(attached?)
     }
 
     /// Takes the slot `name` out; one that is not there is fine.

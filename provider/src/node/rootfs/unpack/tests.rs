@@ -245,7 +245,7 @@ fn bytes_are_charged_before_they_are_written() {
     let archive = archive(&[(FILE, "a", "", &[1; 5000]), (FILE, "b", "", &[1; 5000])]);
     let mut left: u64 = 10_000;
     let result = unpack(&archive[..], root.as_fd(), &mut |bytes| {
-        left = left.checked_sub(bytes).ok_or(UnpackError::NoRoom("full".into()))?;
+        left = left.checked_sub(bytes).ok_or_else(|| UnpackError::NoRoom("full".into()))?;
         Ok(())
     });
     assert!(matches!(result, Err(UnpackError::NoRoom(_))));
