@@ -163,9 +163,12 @@ impl Flags {
     pub const REUSABLE: Self = Self(16);
     /// The request is worth a line in the access log.
     pub const LOGGED: Self = Self(32);
-    /// It went to a connection that had served before, which the worker may have closed at that moment.
-    pub const REUSED: Self = Self(64);
-    const ALL: u16 = 127;
+    /// A second copy of the request does no harm: it is sent again should the worker hang up, without a byte of answer, on a
+    /// connection that had served before.
+    pub const REPEATABLE: Self = Self(64);
+    /// There was no answer, or none that can be understood.
+    pub const UNANSWERED: Self = Self(128);
+    const ALL: u16 = 255;
 
     /// Both together.
     #[must_use]
@@ -430,8 +433,8 @@ mod tests {
         assert_eq!(with(0, 2), Err(FrameError::Version(2)));
         assert_eq!(with(1, 0), Err(FrameError::Kind(0)));
         assert_eq!(with(1, 99), Err(FrameError::Kind(99)));
-        assert_eq!(with(2, 128), Err(FrameError::Flags(128)));
         assert_eq!(with(3, 1), Err(FrameError::Flags(256)));
+        assert_eq!(with(3, 128), Err(FrameError::Flags(1 << 15)));
         assert_eq!(with(11, 255), Err(FrameError::Length(255 << 24)));
         assert_eq!(with(12, 1), Err(FrameError::Length(1)), "a head longer than its frame");
         let done = Header { length: NOTE_MAX + 1, ..Header::new(Kind::Done, 1) };
@@ -457,7 +460,6 @@ mod tests {
             // Random bytes are rarely a header; these are nearly one.
             frame[0] = LANE_VERSION;
             frame[1] = 1 + frame[1] % 4;
-            frame[2] &= 127;
             frame[3] = 0;
             frame[10] &= 63;
             frame[11] = 0;

@@ -3,6 +3,7 @@
 mod bad_images;
 mod deployment;
 mod guests;
+mod hostile;
 mod lifecycle;
 mod load;
 mod logs;

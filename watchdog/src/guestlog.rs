@@ -356,8 +356,9 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn lines_fit_the_link_and_lose_nothing(text in "(\\PC|[\"\\\\\\x00-\\x1f]|[a-z]{1,80}){0,300}") {
+        fn lines_fit_the_link_and_lose_nothing(text in "(\\PC|[\"\\\\\\x00-\\x1f]|[a-z]{1,80}){0,150}") {
             let log = Arc::new(GuestLog::default());
             let mut reader = log.read();
             log.scope((1, u64::MAX), "f".repeat(250)).push(Stream::Stdout, &text);

@@ -1,4 +1,5 @@
-//! Where the owner's worker stands, for everybody who wants to know: health checks, requests that wait, the provider.
+//! Where the processes of one function in one worker stand, for everybody who wants to know: health checks, the table of
+//! workers, the provider.
 //!
 //! In: changes from whoever causes them. Out: the newest [`Status`], and a wake-up for each change.
 //! Always: once draining, always draining; equal statuses are reported once.
@@ -6,7 +7,7 @@
 use hyperfaas_protocol::control::OwnerState;
 use tokio::sync::watch;
 
-/// The owner's worker at one moment.
+/// A function's processes at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Status {
     /// Where it stands.
@@ -22,7 +23,7 @@ pub(crate) struct Status {
 pub(crate) struct State(watch::Sender<Status>);
 
 impl State {
-    /// Begins with a worker that starts.
+    /// Begins with processes that start.
     pub(crate) fn new() -> Self {
         Self(watch::Sender::new(Status { state: OwnerState::Starting, reason: None, crashes: 0 }))
     }

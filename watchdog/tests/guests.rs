@@ -7,7 +7,10 @@ use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 
+use hyperfaas_protocol::lane::{Flags, Header, Kind, Reason};
+
 use crate::managed::{KEY, Link};
+use crate::support::lane::Lane;
 use crate::support::{Watchdog, eventually};
 
 /// What both guests believe to be their port.
@@ -43,7 +46,14 @@ int main(void) {
     struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(5473)};
     int door = socket(AF_INET, SOCK_STREAM, 0);
     if (bind(door, (struct sockaddr *)&at, sizeof at) || listen(door, 16)) { perror("listen"); return 1; }
-    for (;;) pause();
+    for (;;) {
+        int visitor = accept(door, 0, 0);
+        ssize_t count = read(visitor, line, sizeof line - 1);
+        line[count < 0 ? 0 : count] = 0;
+        if (strncmp(line, "GET /slow", 9) == 0) continue;
+        dprintf(visitor, "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\n\r\n%s", strlen(name), name);
+        close(visitor);
+    }
 }
 "#;
 
@@ -226,6 +236,56 @@ fn what_a_guest_says_is_told_as_its_own_and_is_not_in_the_containers_log() {
 }
 
 #[test]
+fn lanes_lead_to_the_guest_they_name_and_never_to_one_of_another_epoch() {
+    let mut standby = Standby::start();
+    let slots = [slot(), slot()];
+    for (worker, epoch, name) in [(0, 2, "alice"), (1, 5, "bob")] {
+        let guest = guest(name, &slots[usize::from(worker)], user(10 + u32::from(worker)));
+        standby.link.say(&order(worker, epoch, &guest));
+        standby.reported(worker, "ready");
+    }
+    let (mut lane, _) = Lane::to(standby.port, 0, 2);
+    let ask = |lane: &mut Lane, (worker, epoch): (u8, u64), path: &str| {
+        let header = Header { worker, epoch, flags: Flags::ENDS, ..lane.request() };
+        lane.send(header, format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes());
+    };
+    for (place, name) in [((0, 2), "alice"), ((1, 5), "bob"), ((0, 2), "alice")] {
+        ask(&mut lane, place, "/path?q");
+        let answer = lane.data(|all| all.ends_with(name.as_bytes()));
+        assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n"));
+        lane.expect(Kind::End);
+        lane.done(Flags::LOGGED, 200);
+    }
+    for place in [(0, 1), (0, 3), (1, 2), (0, 5), (2, 2)] {
+        ask(&mut lane, place, "/");
+        let code = lane.expect(Kind::Bounce).header.code;
+        assert_eq!(code, Reason::Stale as u8, "{place:?}");
+    }
+    let said = |standby: &mut Standby, text: &str| loop {
+        let line = standby.log();
+        if line["text"].as_str().unwrap().contains(text) {
+            return line["function"].as_str().unwrap().to_owned();
+        }
+    };
+    let access = "GET /path?q - 200 OK";
+    let mut functions = [0; 3].map(|_| said(&mut standby, access));
+    functions.sort();
+    assert_eq!(functions, ["alice.openfaas-fn", "alice.openfaas-fn", "bob.openfaas-fn"]);
+
+    ask(&mut lane, (1, 5), "/slow");
+    let order = json!({ "order": "release", "worker": 1, "epoch": 5, "grace_ms": 50 });
+    standby.link.say(&order.to_string());
+    standby.reported(1, "generic");
+    assert_eq!(lane.frame().unwrap().header.kind, Kind::End, "cut, not answered");
+    lane.done(Flags::NONE, 502);
+    ask(&mut lane, (1, 5), "/");
+    assert_eq!(lane.expect(Kind::Bounce).header.code, Reason::NotReady as u8);
+    ask(&mut lane, (0, 2), "/path?q");
+    lane.data(|all| all.ends_with(b"alice"));
+    assert!(!standby.watchdog.has_said(access));
+}
+
+#[test]
 fn a_guest_that_forks_without_end_is_ended() {
     let mut standby = Standby::start();
     let (slot, user) = (slot(), user(3));
@@ -307,21 +367,21 @@ fn a_guest_that_does_not_start_says_why_and_can_be_released() {
 fn log_lines_wait_for_a_provider_that_is_away() {
     let mut standby = Standby::start();
     let (slot, user) = (slot(), user(7));
-    standby.link.say(&order(1, 1, &guest("alice", &slot, user)));
+    let mut guest = guest("alice", &slot, user);
+    guest["environment"][5] = json!(["DAEMONS", "0"]);
+    standby.link.say(&order(1, 1, &guest));
     standby.reported(1, "ready");
     while standby.log()["text"] != "stderr: alice complains" {}
     let port = standby.port;
     drop(standby.link);
     // It crashes while nobody listens, and says so.
-    let pids = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
+    let mark = format!("Uid:\t{user}\t");
+    let found = std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
         let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
-        let is_first = status.contains(&format!("Uid:\t{user}\t"))
-            && status.contains(&format!("PPid:\t{}\n", standby.watchdog.pid()));
-        is_first.then(|| entry.file_name().into_string().unwrap())
+        status.contains(&mark).then(|| entry.file_name().into_string().unwrap())
     });
-    for pid in pids {
-        assert!(Command::new("kill").args(["-9", &pid]).status().unwrap().success());
-    }
+    let killed = Command::new("kill").args(["-9", &found.unwrap()]).status();
+    assert!(killed.unwrap().success());
     let mut link = Link::dial(port, &hello());
     let mut complaints = 0;
     while complaints < 1 {

@@ -32,8 +32,8 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::{
-    Call, ContainerId, ContainerUsage, Engine, EngineError, EngineEvent, EngineFacts, Image,
-    LogLine, LogQuery, Observed, PullPolicy, ReplicaId, Standby, StandbyOrder, StartOrder,
+    Bounds, Call, ContainerId, ContainerUsage, Engine, EngineError, EngineEvent, EngineFacts,
+    Image, LogLine, LogQuery, Observed, PullPolicy, ReplicaId, Standby, StandbyOrder, StartOrder,
 };
 use connection::Connection;
 use image::Pulls;
@@ -218,6 +218,11 @@ impl Engine for DockerEngine {
         query: LogQuery,
     ) -> BoxStream<'static, Result<LogLine, EngineError>> {
         logs::stream(self.inner.connection.docker(), container, query)
+    }
+
+    fn update<'a>(&'a self, container: &'a ContainerId, bounds: Bounds) -> Call<'a, ()> {
+        let container = container.clone();
+        self.finish(move |inner| async move { inner.update(container, bounds).await })
     }
 
     fn usage<'a>(&'a self, container: &'a ContainerId) -> Call<'a, ContainerUsage> {

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use hyper::Method;
-use hyperfaas_protocol::lane::{Flags, Header, Kind, Reason, Summary};
+use hyperfaas_protocol::lane::{Crowd, Flags, Header, Kind, Reason, Summary};
 use rustix::net::Shutdown;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -21,12 +21,14 @@ use super::frames::{Inlet, send, write_all};
 use super::{After, Lanes, bounce};
 use crate::exchange::{Access, Exchange};
 use crate::log::line;
-use crate::worker::Running;
+use crate::worker::{Claim, Running};
 
 /// Longest wait for a worker that is ready by all we know to accept a connection.
 const CONNECT_PATIENCE: Duration = Duration::from_millis(500);
 /// Read from a worker at once, in bytes; the larger one in the middle of a large answer.
 const CHUNKS: (usize, usize) = (16 << 10, 64 << 10);
+/// Longest request that is kept to be sent again, in bytes: a head without a body.
+const COPY_MAX: u32 = 16 << 10;
 
 /// A connection to the worker while a request uses it.
 struct Line {
@@ -35,11 +37,24 @@ struct Line {
     is_reused: bool,
 }
 
+/// A request that is being served.
+struct Call<'a> {
+    stream: &'a TcpStream,
+    request: &'a Header,
+    running: Arc<Running>,
+    /// Its bytes as long as they may be needed again.
+    copy: Option<Vec<u8>>,
+    /// Whether a frame is half out.
+    in_frame: AtomicBool,
+}
+
 /// How a request ended.
 enum End {
     /// The provider says so.
     Done(Header),
     Late,
+    /// It met a connection that the worker had just closed, and may be sent again.
+    Again,
 }
 
 impl Lanes {
@@ -47,124 +62,147 @@ impl Lanes {
         &self,
         stream: &TcpStream,
         inlet: &mut Inlet,
-        header: &Header,
+        request: &Header,
         running: Arc<Running>,
     ) -> io::Result<After> {
-        let line = match enter(&running).await {
+        let (claim, line) = match enter(&running).await {
             Ok(entered) => entered,
             Err((reason, crowd)) => {
-                bounce(stream, header.id, reason, crowd).await?;
-                inlet.skip(stream, header.length).await?;
+                bounce(stream, request.id, reason, crowd).await?;
+                inlet.skip(stream, request.length).await?;
                 return Ok(After::Next);
             }
         };
-        let (claim, line) = line;
         let mut exchange = self.books.open_unnamed();
         exchange.hold(claim);
-        if header.flags.has(Flags::WAITS) {
-            send(stream, &Header::new(Kind::Admitted, header.id), &[]).await?;
+        if request.flags.has(Flags::WAITS) {
+            send(stream, &Header::new(Kind::Admitted, request.id), &[]).await?;
         }
-        let limit = limit(&running, header);
+        let is_kept = line.is_reused
+            && request.flags.has(Flags::REPEATABLE.with(Flags::ENDS))
+            && request.length <= COPY_MAX;
+        let copy = if is_kept { Some(inlet.exactly(stream, request.length).await?) } else { None };
         let in_frame = AtomicBool::new(false);
-        let end = {
-            let up = up(stream, inlet, header, &line.socket);
-            let down = down(stream, header.id, &line, &in_frame);
-            tokio::select! {
-                biased;
-                done = up => End::Done(done?),
-                failed = down => return Err(failed),
-                () = late(limit.map(|(at, _)| at)) => End::Late,
-            }
-        };
-        if in_frame.load(Relaxed) {
+        let call = Call { stream, request, running, copy, in_frame };
+        let limit = limit(&call.running, request);
+        let (end, line) = call.run(inlet, line, limit.map(|(at, _)| at)).await?;
+        if call.in_frame.load(Relaxed) {
             // Half a frame is out: neither the lane nor the connection is of use.
             return Ok(After::Close);
         }
         match end {
             End::Done(done) => {
-                finish(stream, inlet, &done, exchange, &running).await?;
-                if let Some(relay) = running.mode.relay()
+                finish(stream, inlet, &done, exchange, &call.running).await?;
+                if let Some(relay) = call.running.mode.relay()
                     && done.flags.has(Flags::REUSABLE)
                 {
                     relay.sockets.keep(line.socket, line.generation);
                 }
             }
-            End::Late => fail(stream, header.id, limit, exchange).await?,
+            End::Late | End::Again => fail(stream, request.id, limit, exchange).await?,
         }
         Ok(After::Next)
     }
 }
 
 /// A place in the worker and a connection to it.
-async fn enter(
-    running: &Arc<Running>,
-) -> Result<(crate::worker::Claim, Line), (Reason, hyperfaas_protocol::lane::Crowd)> {
+async fn enter(running: &Arc<Running>) -> Result<(Claim, Line), (Reason, Crowd)> {
     let (claim, _) = running.enter().await?;
     let generation = running.generation();
     let kept = running.mode.relay().and_then(|relay| relay.sockets.take(generation));
     if let Some(socket) = kept {
         return Ok((claim, Line { socket, generation, is_reused: true }));
     }
-    match tokio::time::timeout(CONNECT_PATIENCE, running.connect()).await {
-        Ok(Ok((socket, generation))) => Ok((claim, Line { socket, generation, is_reused: false })),
-        _ => Err(running.bounce(Reason::NotReady)),
+    match connect(running).await {
+        Some(line) => Ok((claim, line)),
+        None => Err(running.bounce(Reason::NotReady)),
     }
 }
 
-/// Moves the request to the worker; ends when the provider says that all is done.
-async fn up(
-    stream: &TcpStream,
-    inlet: &mut Inlet,
-    request: &Header,
-    worker: &TcpStream,
-) -> io::Result<Header> {
-    let mut is_broken = false;
-    let mut header = *request;
-    loop {
-        let mut left = header.length;
-        while left > 0 {
-            let piece = inlet.piece(stream, &mut left).await?;
-            // A worker may answer without reading everything; its answer still counts.
-            is_broken = is_broken || write_all(worker, piece).await.is_err();
-        }
-        let next = inlet.header(stream).await?.ok_or(ErrorKind::UnexpectedEof)?;
-        match next.kind {
-            _ if next.id != request.id => return Err(ErrorKind::InvalidData.into()),
-            Kind::Data => header = next,
-            Kind::End => {
-                header = next;
-                let _ = rustix::net::shutdown(worker, Shutdown::Write);
+async fn connect(running: &Running) -> Option<Line> {
+    let connected = tokio::time::timeout(CONNECT_PATIENCE, running.connect()).await.ok()?;
+    let (socket, generation) = connected.ok()?;
+    Some(Line { socket, generation, is_reused: false })
+}
+
+impl Call<'_> {
+    /// Moves everything there is to move; how that ended, and the connection it ended on.
+    async fn run(
+        &self,
+        inlet: &mut Inlet,
+        mut line: Line,
+        limit: Option<Instant>,
+    ) -> io::Result<(End, Line)> {
+        loop {
+            let end = {
+                let (up, down) = (self.up(inlet, &line.socket), self.down(&line));
+                tokio::select! {
+                    biased;
+                    done = up => End::Done(done?),
+                    ended = down => ended.map(|()| End::Again)?,
+                    () = late(limit) => End::Late,
+                }
+            };
+            match end {
+                // Where nobody listens any more, the end stands as the worker's answer.
+                End::Again => {
+                    line =
+                        connect(&self.running).await.unwrap_or(Line { is_reused: false, ..line });
+                }
+                end => return Ok((end, line)),
             }
-            Kind::Done => return Ok(next),
-            _ => return Err(ErrorKind::InvalidData.into()),
         }
     }
-}
 
-/// Moves the worker's bytes to the provider, and then the news that there will be no more; ends only when that fails.
-async fn down(stream: &TcpStream, id: u64, line: &Line, in_frame: &AtomicBool) -> io::Error {
-    let mut buffer = Vec::new();
-    let mut size = CHUNKS.0;
-    loop {
-        let count = match read(&line.socket, &mut buffer, size).await {
-            Ok(count) => count,
-            // It has cut the connection, which is an end like any other.
-            Err(_) => 0,
-        };
-        if count == size {
-            size = CHUNKS.1;
+    /// Moves the request to the worker; ends when the provider says that all is done.
+    async fn up(&self, inlet: &mut Inlet, worker: &TcpStream) -> io::Result<Header> {
+        let mut left = self.request.length;
+        // A worker may answer without reading everything; its answer still counts.
+        let mut is_broken = false;
+        if let Some(copy) = &self.copy {
+            is_broken = write_all(worker, copy).await.is_err();
+            left = 0;
         }
-        let kind = if count == 0 { Kind::End } else { Kind::Data };
-        let flags = Flags::NONE.with_if(Flags::REUSED, line.is_reused);
-        let length = u32::try_from(count).unwrap_or(u32::MAX);
-        let header = Header { flags, length, ..Header::new(kind, id) };
-        in_frame.store(true, Relaxed);
-        if let Err(error) = send(stream, &header, &buffer[..count]).await {
-            return error;
+        loop {
+            while left > 0 {
+                let piece = inlet.piece(self.stream, &mut left).await?;
+                is_broken = is_broken || write_all(worker, piece).await.is_err();
+            }
+            let next = inlet.header(self.stream).await?.ok_or(ErrorKind::UnexpectedEof)?;
+            match next.kind {
+                _ if next.id != self.request.id => return Err(ErrorKind::InvalidData.into()),
+                Kind::Data => left = next.length,
+                Kind::End => drop(rustix::net::shutdown(worker, Shutdown::Write)),
+                Kind::Done => return Ok(next),
+                _ => return Err(ErrorKind::InvalidData.into()),
+            }
         }
-        in_frame.store(false, Relaxed);
-        if count == 0 {
-            std::future::pending::<()>().await;
+    }
+
+    /// Moves the worker's bytes to the provider, and then the news that there will be no more; ends when that fails, or well
+    /// when the request should be sent again.
+    async fn down(&self, line: &Line) -> io::Result<()> {
+        let mut buffer = Vec::new();
+        let (mut size, mut is_first) = (CHUNKS.0, true);
+        loop {
+            // A connection that is cut has an end like any other.
+            let count = read(&line.socket, &mut buffer, size).await.unwrap_or(0);
+            if count == 0 && is_first && line.is_reused && self.copy.is_some() {
+                return Ok(());
+            }
+            is_first = false;
+            if count >= size {
+                size = CHUNKS.1;
+            }
+            let kind = if count == 0 { Kind::End } else { Kind::Data };
+            let length = u32::try_from(count).unwrap_or(u32::MAX);
+            let header = Header { length, ..Header::new(kind, self.request.id) };
+            self.in_frame.store(true, Relaxed);
+            send(self.stream, &header, &buffer[..count]).await?;
+            self.in_frame.store(false, Relaxed);
+            if count == 0 {
+                std::future::pending::<()>().await;
+            }
         }
     }
 }
@@ -214,7 +252,11 @@ async fn finish(
     let summary = Summary::decode(&text).map_err(invalid)?;
     let method = Method::from_bytes(summary.method).map_err(|_| ErrorKind::InvalidData)?;
     exchange.name(method, String::from_utf8_lossy(summary.target).into_owned());
-    exchange.answered(done.status);
+    // A change of protocol counts as what it was asked for, as on port 8080.
+    exchange.answered(if done.status == 101 { 200 } else { done.status });
+    if done.flags.has(Flags::UNANSWERED) {
+        line!("Upstream HTTP request error: no valid answer");
+    }
     if done.flags.has(Flags::LOGGED) {
         let status = hyper::StatusCode::from_u16(done.status).ok();
         let reason = status.and_then(|status| status.canonical_reason());

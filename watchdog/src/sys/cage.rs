@@ -215,40 +215,4 @@ fn check_kernel() -> Result<(), CageError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn plan(root: &Path) -> CagePlan<'_> {
-        let ids = (61_234, 61_235);
-        let (processes_max, descriptors_max) = (16, 32);
-        CagePlan { root, directory: "/", ids, processes_max, descriptors_max, connect: &OUTBOUND }
-    }
-
-    #[test]
-    fn a_guest_is_never_root_and_never_in_the_containers_own_root() {
-        let slot = tempfile::tempdir().unwrap();
-        let good = plan(slot.path());
-        for ids in [(0, 1), (1, 0), (u32::MAX, 1)] {
-            assert!(matches!(Cage::build(CagePlan { ids, ..good }), Err(CageError::Root)));
-        }
-        let root = Path::new("/");
-        assert!(matches!(Cage::build(CagePlan { root, ..good }), Err(CageError::OwnRoot(_))));
-        let roundabout = Path::new("/proc/../");
-        let refused = Cage::build(CagePlan { root: roundabout, ..good });
-        assert!(matches!(refused, Err(CageError::OwnRoot(_))));
-        for directory in ["", "tmp", "/a\0b"] {
-            let refused = Cage::build(CagePlan { directory, ..good });
-            assert!(matches!(refused, Err(CageError::Directory)), "{directory:?}");
-        }
-        let missing = slot.path().join("none");
-        let refused = Cage::build(CagePlan { root: &missing, ..good }).unwrap_err();
-        assert!(refused.to_string().ends_with("No such file or directory (os error 2)"));
-    }
-
-    #[test]
-    fn outbound_ports_are_sorted_and_none_is_the_watchdogs() {
-        use hyperfaas_protocol::control::{CONTROL_PORT, RELAY_PORT};
-        assert!(OUTBOUND.is_sorted_by(|a, b| a < b));
-        assert!(!OUTBOUND.contains(&CONTROL_PORT) && !OUTBOUND.contains(&RELAY_PORT));
-    }
-}
+mod tests;

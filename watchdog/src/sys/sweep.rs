@@ -23,11 +23,13 @@ const KINDS: [(&str, Remove); 3] = [
 const QUEUES: &str = "/dev/mqueue";
 /// A user that owns nothing: its thread must not have the guest's real id, or the guest could signal it, nor ours.
 const NOBODY: u32 = u32::MAX - 1;
+/// Bytes of the thread's stack.
+const STACK: usize = 128 << 10;
 
 /// Kills every process of `user` at one moment: none can start another one in between.
 ///
 /// # Errors
-/// When its identity cannot be had; nothing is killed then.
+/// When its identity or a thread cannot be had; nothing is killed then.
 #[expect(unsafe_code, reason = "rustix does not signal all processes")]
 pub(crate) fn kill_all_of(user: Uid) -> io::Result<()> {
     become_briefly(user, || {
@@ -40,7 +42,7 @@ pub(crate) fn kill_all_of(user: Uid) -> io::Result<()> {
 /// Removes the System V objects that `user` has created, and its POSIX message queues.
 ///
 /// # Errors
-/// When its identity cannot be had; nothing is removed then.
+/// When its identity or a thread cannot be had; nothing is removed then.
 pub(crate) fn remove_ipc_of(user: Uid) -> io::Result<()> {
     let found: Vec<_> = KINDS
         .iter()
@@ -69,17 +71,19 @@ pub(crate) fn remove_ipc_of(user: Uid) -> io::Result<()> {
     })
 }
 
-/// Runs `work` in a thread whose effective user is `user`, without capabilities.
+/// Runs `work` in a thread whose effective user is `user`, without capabilities. No thread can be had while the user has
+/// filled the container with processes, for one.
 fn become_briefly(user: Uid, work: impl FnOnce() + Send) -> io::Result<()> {
     assert!(!user.is_root(), "guests are never root");
     let nobody = Uid::from_raw(NOBODY);
     std::thread::scope(|scope| {
-        let thread = scope.spawn(move || {
+        let thread = std::thread::Builder::new().stack_size(STACK);
+        let thread = thread.spawn_scoped(scope, move || {
             // The saved id stays ours. Leaving root clears the effective capabilities of this thread, CAP_KILL among them.
             rustix::thread::set_thread_res_uid(nobody, user, None)?;
             work();
             Ok(())
-        });
+        })?;
         thread.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
     })
 }

@@ -6,6 +6,7 @@
 //! Touches: the slot, `/proc`.
 
 use std::ffi::OsString;
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 use hyperfaas_protocol::control::{Boot, FUNCTION_PORT, Guest, LINK_VERSION, VARIABLE_PREFIX};
@@ -103,17 +104,22 @@ fn settings(guest: &Guest, root: &Root) -> Result<Config, String> {
         user: String::new(),
         has_home: true,
         is_standby: false,
+        in_flight_max: None,
     };
     let path = variable("PATH").unwrap_or_default();
     let scan = || evidence::scan(&path, |file| root.file(file));
     let mut config =
         Config::from_vars(variable, Some(&boot), scan).map_err(|error| error.to_string())?;
     if let Some(max) = guest.in_flight_max {
-        config.max_inflight = usize::try_from(max).ok().and_then(std::num::NonZeroUsize::new);
+        let max = usize::try_from(max).ok().and_then(NonZeroUsize::new);
+        config.max_inflight = Some(max.ok_or("its in_flight_max is 0")?);
     }
     match &config.mode {
         Mode::Static { .. } => Err("mode static is not served for guests".into()),
         _ if config.jwt.is_some() => Err("jwt_auth is not served for guests".into()),
+        Mode::Http { settings, .. } if settings.buffer_body => {
+            Err("http_buffer_req_body is not served for guests".into())
+        }
         Mode::Http { upstream, .. } if !upstream.is_loopback() => {
             Err("its upstream_url is not its own server".into())
         }
@@ -159,10 +165,12 @@ mod tests {
         let root = Root::open(slot.path()).unwrap();
         let of = |environment: &[(&str, &str)]| settings(&guest(environment), &root);
         let served = of(&[("fprocess", "cat"), ("max_inflight", "3")]).unwrap();
-        assert_eq!(served.max_inflight.map(std::num::NonZeroUsize::get), Some(3));
+        assert_eq!(served.max_inflight.map(NonZeroUsize::get), Some(3));
         let limited = Guest { in_flight_max: Some(2), ..guest(&[("fprocess", "cat")]) };
         let limited = settings(&limited, &root).unwrap();
-        assert_eq!(limited.max_inflight.map(std::num::NonZeroUsize::get), Some(2));
+        assert_eq!(limited.max_inflight.map(NonZeroUsize::get), Some(2));
+        let none = Guest { in_flight_max: Some(0), ..guest(&[("fprocess", "cat")]) };
+        assert_eq!(settings(&none, &root).unwrap_err(), "its in_flight_max is 0");
         let url = ("upstream_url", "http://127.0.0.1:5000");
         assert_eq!(port(&of(&[("fprocess", "x"), ("mode", "http"), url]).unwrap()), Some(5000));
         let server = Guest { kind: FunctionKind::Server, command: vec!["x".into()], ..guest(&[]) };
@@ -170,6 +178,10 @@ mod tests {
         for (environment, reason) in [
             (&[][..], "provide a valid process via fprocess environmental variable"),
             (&[("mode", "static")], "mode static is not served for guests"),
+            (
+                &[("fprocess", "x"), ("mode", "http"), url, ("buffer_http", "true")],
+                "http_buffer_req_body is not served for guests",
+            ),
             (
                 &[("fprocess", "x"), ("mode", "http"), ("upstream_url", "http://elsewhere")],
                 "its upstream_url is not its own server",

@@ -1,6 +1,7 @@
-//! The worker of the container's owner: one variant a mode, all with the same face towards the server.
+//! The workers: who runs in each, how they are switched, and how a function is served, one variant a mode, all with the same
+//! face towards the server.
 //!
-//! In: admitted requests with their [`Exchange`]. Out: answers.
+//! In: admitted requests with their [`Exchange`], and orders. Out: answers.
 //! Always: whoever works on a request holds its exchange, so that it is counted until the work is over.
 
 mod answer;

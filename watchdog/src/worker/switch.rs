@@ -99,7 +99,8 @@ impl Switch {
     /// What can be done here.
     pub(crate) fn abilities(&self) -> Abilities {
         let workers = u8::try_from(WORKERS).unwrap_or(u8::MAX);
-        let guests = self.ground.is_managed && check_guests().is_ok();
+        // Guests are reached through lanes alone.
+        let guests = self.ground.is_managed && self.has_lanes() && check_guests().is_ok();
         let lanes = if self.has_lanes() { LANE_VERSION } else { 0 };
         Abilities { workers, second_own: self.second_own().is_ok(), guests, lanes }
     }
@@ -187,6 +188,9 @@ impl Switch {
             Work::Own => return self.second_own().map(|()| Plan::Own),
             Work::Guest(guest) => guest,
         };
+        if !self.has_lanes() {
+            return Err("this container has no lanes, which guests are reached through".into());
+        }
         let owner = self.ground.seal.user.as_ref().map_or_else(geteuid, |user| user.uid);
         if !owner.is_root() && owner.as_raw() == guest.uid {
             return Err("its user is the owner's".into());

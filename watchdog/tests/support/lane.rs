@@ -39,8 +39,13 @@ pub(crate) fn dial(port: u16) -> TcpStream {
 impl Lane {
     /// A lane that was welcomed, and the welcome.
     pub(crate) fn open(port: u16) -> (Self, Header) {
+        Self::to(port, 0, 0)
+    }
+
+    /// The same, to this worker and epoch.
+    pub(crate) fn to(port: u16, worker: u8, epoch: u64) -> (Self, Header) {
         let mut lane = Self { stream: dial(port), id: 0 };
-        lane.write(&Greeting::new(0, 0, KEY).encode());
+        lane.write(&Greeting::new(worker, epoch, KEY).encode());
         let welcome = lane.frame().expect("a welcome").header;
         assert_eq!(welcome.kind, Kind::Welcome, "{welcome:?}");
         (lane, welcome)

@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use super::super::{
-    ContainerId, EngineError, EngineFacts, Image, LogLine, Observed, SecretFile, StartOrder,
+    Bounds, ContainerId, EngineError, EngineFacts, Image, LogLine, Observed, SecretFile, StartOrder,
 };
 use super::program::Program;
 
@@ -44,6 +44,7 @@ pub(super) struct Container {
     /// Whether it belongs to no function.
     pub(super) is_standby: bool,
     pub(super) program: Program,
+    pub(super) bounds: Bounds,
     pub(super) log: Arc<Mutex<Log>>,
 }
 
@@ -96,6 +97,7 @@ impl World {
             observed: observed.clone(),
             is_standby: false,
             program,
+            bounds: order.limits,
             log: Arc::default(),
         };
         container.program.lines.iter().for_each(|line| container.say(timestamp, line));
