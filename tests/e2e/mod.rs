@@ -10,5 +10,6 @@ mod logs;
 mod restart;
 mod rights;
 mod samples;
+mod scaling;
 mod slots;
 mod streams;

@@ -166,8 +166,13 @@ impl Stack {
 
     /// What the provider tells of itself.
     pub(crate) async fn info(&self) -> Value {
-        let request = self.http.get(self.provider("/system/info")).basic_auth(USER, Some(PASSWORD));
-        request.send().await.expect("an answer").json().await.expect("JSON")
+        self.ask_provider("/system/info").await.json().await.expect("JSON")
+    }
+
+    /// Asks the provider itself, with the right password.
+    pub(crate) async fn ask_provider(&self, path: &str) -> Response {
+        let request = self.http.get(self.provider(path)).basic_auth(USER, Some(PASSWORD));
+        request.send().await.expect("an answer")
     }
 
     /// Deploys `image` under `name` with further fields of a deployment.
