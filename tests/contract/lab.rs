@@ -59,6 +59,7 @@ pub(super) trait Lab {
                 user: String::new(),
                 has_home: false,
                 is_standby: true,
+                in_flight_max: None,
             },
             limits: Bounds::default(),
         }

@@ -2,17 +2,20 @@
 
 use std::sync::Arc;
 
-use hyperfaas_protocol::control::{Guest, Hello, LINK_VERSION, Order, Report, Work, WorkerState};
+use hyperfaas_protocol::control::{Boot, Hello, LINK_VERSION, Order, Report, Work, WorkerState};
 use hyperfaas_protocol::image::FunctionKind;
 use hyperfaas_protocol::lane::{Flags, Greeting, HEADER_LEN, Header, Kind};
+use hyperfaas_protocol::names::Namespace;
+use hyperfaas_protocol::{FunctionKey, FunctionName};
 use hyperfaas_provider::engine::docker::{DockerConfig, DockerEngine};
-use hyperfaas_provider::node::slot::{Exchange, Identity, SlotName, SlotOrder};
+use hyperfaas_provider::engine::{Bounds, StartOrder};
+use hyperfaas_provider::node::visit::{Users, visit};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{Instant, timeout};
 
-use super::slots::Bench;
+use super::slots::{Bench, standby_order};
 use crate::support::docker::Corner;
 use crate::support::stack::{PATIENCE, binary};
 
@@ -77,33 +80,33 @@ impl Link {
     }
 }
 
-/// Users that nothing else on the machine has.
-fn user(number: u32) -> Identity {
-    let id = 1_900_000_000 + std::process::id() % 10_000 * 1_000 + number;
-    Identity { uid: id, gid: id }
-}
-
-fn guest(slot: &SlotName, user: Identity) -> Guest {
-    let environment = [
+/// What the provider would start a container of its own with, for the corner's image as a function.
+fn order(bench: &Bench) -> StartOrder {
+    let variables = [
         ("mode", "http".to_owned()),
         ("upstream_url", format!("http://127.0.0.1:{PORT}")),
         ("fprocess", "/server".to_owned()),
         ("STAND_IN_SERVE", PORT.to_string()),
-        ("PATH", "/".to_owned()),
     ];
-    Guest {
-        function: "hello.openfaas-fn".into(),
+    StartOrder {
+        replica: standby_order().name,
+        function: FunctionKey {
+            namespace: Namespace::parse("openfaas-fn").unwrap(),
+            name: FunctionName::parse("hello").unwrap(),
+        },
+        revision: 1,
+        image: bench.image.clone(),
         kind: FunctionKind::Watchdog,
-        entrypoint: Vec::new(),
-        command: Vec::new(),
-        environment: environment.map(|(name, value)| (name.to_owned(), value)).to_vec(),
-        root: slot.path(),
-        directory: "/srv".into(),
-        uid: user.uid,
-        gid: user.gid,
-        in_flight_max: None,
-        processes_max: 64,
-        descriptors_max: 256,
+        env: variables.map(|(name, value)| (name.to_owned(), value)).to_vec(),
+        boot: Boot {
+            entrypoint: bench.image.entrypoint.clone(),
+            command: bench.image.command.clone(),
+            ..standby_order().boot
+        },
+        limits: Bounds::default(),
+        requests: Bounds::default(),
+        read_only_root: false,
+        secrets: Vec::new(),
     }
 }
 
@@ -155,18 +158,15 @@ async fn a_standby_container_serves_a_function_it_was_not_made_for() {
     let mut link = Link::dial(&bench).await;
     let rounds: u64 =
         std::env::var("HYPERFAAS_GUEST_ROUNDS").map_or(5, |text| text.parse().unwrap());
+    let users = Users::begin(std::process::id());
     let mut times = Vec::new();
     for epoch in 1..=rounds {
-        let (name, user) = (SlotName::of(WORKER, epoch), user(u32::try_from(epoch).unwrap()));
-        let order = SlotOrder {
-            name: name.clone(),
-            exchange: Exchange { to: user, ..bench.order("x").exchange },
-            ..bench.order("x")
-        };
+        let user = users.next();
+        let visit = visit(&order(&bench), bench.root.clone(), (WORKER, epoch), user).unwrap();
+        let (name, work) = (visit.slot.name.clone(), Work::Guest(Box::new(visit.guest)));
         let began = Instant::now();
-        bench.slots.prepare(&bench.target, order).await.unwrap();
+        bench.slots.prepare(&bench.target, visit.slot).await.unwrap();
         let prepared = began.elapsed();
-        let work = Work::Guest(Box::new(guest(&name, user)));
         let order = Order::Specialise { worker: WORKER, epoch, work };
         link.say(&serde_json::to_string(&order).unwrap()).await;
         link.until(epoch, WorkerState::Ready).await;

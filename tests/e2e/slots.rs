@@ -11,7 +11,7 @@ use hyperfaas_protocol::control::{Boot, CONTROL_PORT, FUNCTION_PORT, LINK_VERSIO
 use hyperfaas_protocol::image::FunctionKind;
 use hyperfaas_provider::engine::docker::DockerEngine;
 use hyperfaas_provider::engine::{
-    Bounds, Engine, PullPolicy, ReplicaId, SecretFile, Standby, StandbyOrder,
+    Bounds, Engine, Image, PullPolicy, ReplicaId, SecretFile, Standby, StandbyOrder,
 };
 use hyperfaas_provider::node::rights;
 use hyperfaas_provider::node::rootfs::{Root, Roots};
@@ -32,6 +32,7 @@ pub(super) struct Bench {
     engine: Arc<DockerEngine>,
     pub(super) roots: Roots,
     pub(super) slots: Slots,
+    pub(super) image: Image,
     pub(super) root: Root,
     pub(super) standby: Standby,
     pub(super) target: Target,
@@ -60,7 +61,7 @@ impl Bench {
         let standby = engine.start_standby(standby_order()).await.unwrap();
         let pid = engine.process(&standby.container).await.unwrap();
         let target = Target { container: standby.container.clone(), pid };
-        Self { corner, engine, roots, slots, root, standby, target, _state: state }
+        Self { corner, engine, roots, slots, image, root, standby, target, _state: state }
     }
 
     pub(super) fn order(&self, name: &str) -> SlotOrder {
@@ -90,7 +91,7 @@ impl Bench {
     }
 }
 
-fn standby_order() -> StandbyOrder {
+pub(super) fn standby_order() -> StandbyOrder {
     StandbyOrder {
         name: ReplicaId(format!("standby.{}", &Uuid::new_v4().simple().to_string()[..10])),
         boot: Boot {
@@ -104,6 +105,7 @@ fn standby_order() -> StandbyOrder {
             user: String::new(),
             has_home: false,
             is_standby: true,
+            in_flight_max: None,
         },
         limits: Bounds::default(),
     }
@@ -263,7 +265,8 @@ async fn slots_outlive_their_provider_and_hold_their_roots() {
     bench.slots.prepare(&bench.target, two.clone()).await.unwrap();
     let again = bench.slots.prepare(&bench.target, one.clone()).await.unwrap_err();
     assert!(matches!(again, SlotError::Taken(_)), "{again}");
-    let Bench { corner: _corner, engine, roots, slots, root, standby, target, _state } = bench;
+    let Bench { corner: _corner, engine, roots, slots, root, image: _, standby, target, _state } =
+        bench;
     let id = root.id().clone();
     drop((one.root, two.root, root, slots, roots));
     // A provider that starts anew on the same state.

@@ -14,6 +14,7 @@ pub mod slot;
 pub mod standby;
 mod sys;
 pub mod view;
+pub mod visit;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

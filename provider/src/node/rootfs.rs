@@ -75,6 +75,13 @@ impl Root {
         &self.0.id
     }
 
+    /// A root that is nowhere, of an image with this user.
+    #[cfg(test)]
+    pub(super) fn for_tests(user: Option<ImageUser>) -> Self {
+        let facts = Facts { reference: String::new(), bytes: 0, entries: 0, user };
+        Self(Arc::new(Held { id: RootId("0".repeat(ID_DIGITS)), facts }))
+    }
+
     /// What is known of it.
     pub fn facts(&self) -> &Facts {
         &self.0.facts
