@@ -14,6 +14,7 @@ use hyperfaas_http::auth::{AuthError, BasicAuth};
 use hyperfaas_http::config::{Settings, SettingsError};
 use hyperfaas_protocol::Namespace;
 use hyperfaas_protocol::names::DEFAULT_NAMESPACE;
+use hyperfaas_protocol::quantity::Memory;
 
 use crate::api::ApiSettings;
 use crate::catalog::CatalogSettings;
@@ -57,6 +58,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 const STOP_GRACE: Duration = Duration::from_secs(30);
 /// Containers started at the same time: Docker starts about eight a second, more at once only wait inside it.
 const STARTS_AT_ONCE: usize = 4;
+/// Bytes of all images' root file systems together: some dozens of ordinary images.
+const ROOTFS_MAX: Memory = Memory(20 << 30);
 /// Time for a management request's body: 4 MiB over a slow line.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -82,6 +85,8 @@ pub struct Config {
     policy: Policy,
     cgroup_root: PathBuf,
     reconcile: reconcile::Settings,
+    has_slots: bool,
+    roots_max: Memory,
     docker: DockerConfig,
 }
 
@@ -119,6 +124,8 @@ impl Config {
             policy: policy(s),
             cgroup_root: s.text_or("HYPERFAAS_CGROUP_ROOT", DEFAULT_ROOT).into(),
             reconcile: reconcile_settings(s),
+            has_slots: s.flag("HYPERFAAS_SLOTS"),
+            roots_max: roots_max(s),
             docker: docker_config(s),
         };
         settings.finish(config)
@@ -174,6 +181,11 @@ impl Config {
         self.reconcile
     }
 
+    /// Where images' root file systems are kept, and how many bytes they may have; `None`: no function is to be a guest.
+    pub fn roots(&self) -> Option<(PathBuf, u64)> {
+        self.has_slots.then(|| (self.state_dir.join("rootfs"), self.roots_max.0))
+    }
+
     /// Settings of the management API.
     pub fn api(&self) -> ApiSettings {
         ApiSettings { body_timeout: self.body_timeout }
@@ -190,6 +202,17 @@ fn reconcile_settings(s: &mut Settings<'_>) -> reconcile::Settings {
         pull: pull(s),
         drain_timeout: s.duration("HYPERFAAS_DRAIN_TIMEOUT", DRAIN_TIMEOUT),
         stop_grace: s.duration("HYPERFAAS_STOP_GRACE", STOP_GRACE),
+    }
+}
+
+fn roots_max(s: &mut Settings<'_>) -> Memory {
+    let Some(text) = s.text("HYPERFAAS_ROOTFS_MAX") else { return ROOTFS_MAX };
+    match Memory::parse(&text) {
+        Ok(bytes) if bytes.0 > 0 => bytes,
+        _ => {
+            s.mistake("HYPERFAAS_ROOTFS_MAX", "must be a size such as 20Gi");
+            ROOTFS_MAX
+        }
     }
 }
 
@@ -303,6 +326,7 @@ mod tests {
         assert_eq!(config.catalog().default_namespace.as_str(), "openfaas-fn");
         assert_eq!(config.docker().watchdog.file_name().unwrap(), "fwatchdog");
         assert!(config.auth().unwrap().is_none());
+        assert_eq!(config.roots(), None);
     }
 
     #[test]
@@ -318,6 +342,9 @@ mod tests {
             ("HYPERFAAS_STOP_GRACE", "5s"),
             ("HYPERFAAS_ADDRESS", "::1"),
             ("max_idle_conns", "1024"),
+            ("HYPERFAAS_SLOTS", "true"),
+            ("HYPERFAAS_ROOTFS_MAX", "3Gi"),
+            ("HYPERFAAS_STATE_DIR", "/s"),
         ]);
         let config = config.unwrap();
         assert_eq!(
@@ -331,6 +358,7 @@ mod tests {
         );
         assert_eq!(config.reconcile().stop_grace, Duration::from_secs(5));
         assert_eq!(config.reconcile().pull, PullPolicy::Always);
+        assert_eq!(config.roots(), Some(("/s/rootfs".into(), 3 << 30)));
     }
 
     #[test]
@@ -348,6 +376,7 @@ mod tests {
             ("HYPERFAAS_NETWORK", "a b"),
             ("HYPERFAAS_INSTALLATION", "../x"),
             ("HYPERFAAS_START_TIMEOUT", "0"),
+            ("HYPERFAAS_ROOTFS_MAX", "much"),
             ("HYPERFAAS_SCALING", "sometimes"),
         ];
         let lines = read(&wrong).unwrap_err().0;

@@ -19,6 +19,11 @@ use hyperfaas_provider::engine::Engine;
 use hyperfaas_provider::engine::docker::DockerEngine;
 use hyperfaas_provider::node::HostNode;
 use hyperfaas_provider::node::cgroup::Cgroups;
+use hyperfaas_provider::node::keeper::Keeper;
+use hyperfaas_provider::node::rights::{self, Ability};
+use hyperfaas_provider::node::rootfs::Roots;
+use hyperfaas_provider::node::slot::Slots;
+use hyperfaas_provider::node::view::NodeView;
 use hyperfaas_provider::reconcile::Reconciler;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -75,7 +80,7 @@ async fn run(config: Config) -> Result<(), String> {
     let docker = DockerEngine::new(config.docker()).map_err(|error| error.to_string())?;
     let engine: Arc<dyn Engine> = Arc::new(docker.clone());
     let clock = Arc::new(SystemClock::start());
-    let cluster = Arc::new(Cluster::new(clock, config.policy(), config.parking()));
+    let cluster = Arc::new(Cluster::new(clock.clone(), config.policy(), config.parking()));
     let dispatch =
         Arc::new(Dispatch::new(Arc::clone(&catalog), Arc::clone(&cluster), config.dispatch()));
 
@@ -83,9 +88,10 @@ async fn run(config: Config) -> Result<(), String> {
     let acting = CancellationToken::new();
     let tasks = TaskTracker::new();
     let cgroups = Cgroups::at(config.cgroup_root());
+    let grants = cgroups.is_some();
     info!(
         mode = config.policy().mode.name(),
-        grants = if cgroups.is_some() { "cgroup" } else { "engine" },
+        grants = if grants { "cgroup" } else { "engine" },
         "scaling"
     );
     let node = HostNode::new(cgroups, Arc::clone(&engine), tasks.clone(), acting.clone());
@@ -100,7 +106,15 @@ async fn run(config: Config) -> Result<(), String> {
     };
     let reconciling = tokio::spawn(reconciler.run());
 
-    let api = Api { catalog, cluster, dispatch, engine, settings: config.api() };
+    let (node, slots) = abilities(&config, grants).await;
+    if let (Some(roots), Some(slots)) = (node.roots.clone(), slots) {
+        let (catalog, cluster) = (Arc::clone(&catalog), Arc::clone(&cluster));
+        let engine = Arc::clone(&engine);
+        let keeper = Keeper { catalog, cluster, engine, clock, roots, slots };
+        tasks.spawn(keeper.run(acting.clone()));
+    }
+
+    let api = Api { catalog, cluster, dispatch, engine, node, settings: config.api() };
     let auth = config.auth().map_err(|error| error.to_string())?;
     let provider = router_until(Arc::new(api), auth.clone(), serving.clone());
     let mut servers = TaskTracker::new();
@@ -126,6 +140,31 @@ async fn run(config: Config) -> Result<(), String> {
         info!("engine calls still running; the next start sees what they did");
     }
     reconciling.await.map_err(|error| error.to_string())
+}
+
+/// Finds out what this provider may do to containers on its host, beside what the engine does for it; says so in one line.
+async fn abilities(config: &Config, has_cgroups: bool) -> (NodeView, Option<Slots>) {
+    let mut view = NodeView::default();
+    let (slots, ability) = match config.roots().map(|(path, budget)| Roots::open(&path, budget)) {
+        None => (None, Ability::off(vec!["HYPERFAAS_SLOTS is not true".to_owned()])),
+        Some(Err(error)) => (None, Ability::off(vec![error.to_string()])),
+        Some(Ok(roots)) => {
+            let (slots, ability) = rights::slots(&roots).await;
+            // Without slots nothing uses a root.
+            view.roots = slots.is_some().then_some(roots);
+            (slots, ability)
+        }
+    };
+    info!(slots = %ability, "abilities on this host");
+    view.abilities.insert("slots", ability);
+    let cgroups = if has_cgroups {
+        Ability::ON
+    } else {
+        let path = config.cgroup_root().display().to_string();
+        Ability::off(vec![format!("cgroups to write at {path} (limits change through the engine)")])
+    };
+    view.abilities.insert("cgroups", cgroups);
+    (view, slots)
 }
 
 fn bind(address: std::net::IpAddr, port: u16) -> Result<TcpListener, String> {
