@@ -7,6 +7,9 @@ use clap::{Args, Parser, Subcommand};
 use hyperfaas_protocol::duration::GoDuration;
 use hyperfaas_trace::rate::Phase;
 
+use crate::burst::Mode;
+use crate::shape::Shape;
+
 /// Measures HyperFaaS, and what stands beside it, on this machine's processes and Docker engine.
 #[derive(Debug, Parser)]
 #[command(name = "bench")]
@@ -28,6 +31,16 @@ pub(crate) enum Command {
     Ceiling(Ceiling),
     /// Closed loop over the hops: what each adds, carries and costs.
     Ladder(Ladder),
+    /// A burst on real containers, in several modes of scaling.
+    Burst(Burst),
+    /// From no replica to the first answer.
+    Cold(Cold),
+    /// What an idle function holds in memory.
+    Density(Density),
+    /// Results to a page with plots.
+    Report(Report),
+    /// Fails when ours has become slower against references of the same run.
+    Check(Check),
     /// Print what a trace is like, or generate one.
     Trace(Trace),
     /// The reference function: answers everything with 200.
@@ -134,6 +147,102 @@ pub(crate) struct Ladder {
     /// Leave out forking a process per request.
     #[arg(long)]
     pub(crate) no_fork: bool,
+}
+
+/// Options of `burst`.
+#[derive(Debug, Args)]
+pub(crate) struct Burst {
+    /// Who scales; one run each.
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "static,hpa,hpa-tuned,out,up-out,full"
+    )]
+    pub(crate) mode: Vec<Mode>,
+    /// The course of the load; one run each.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "step15")]
+    pub(crate) shape: Vec<Shape>,
+    /// Calls a second before the step.
+    #[arg(long, default_value_t = 4.0, value_parser = positive)]
+    pub(crate) rate: f64,
+    /// Length of the baseline.
+    #[arg(long, value_parser = duration, default_value = "20s")]
+    pub(crate) before: Duration,
+    /// Length of what follows.
+    #[arg(long, value_parser = duration, default_value = "3m")]
+    pub(crate) after: Duration,
+    /// CPU a call burns, ms.
+    #[arg(long, default_value_t = 10)]
+    pub(crate) burn_ms: u32,
+    /// CPU of a replica, millicores.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) request: u32,
+    /// What our modes may raise a replica's CPU to, millicores; absent: as far as the node goes.
+    #[arg(long)]
+    pub(crate) ceiling: Option<u32>,
+    /// Objective of the 99th percentile.
+    #[arg(long, value_parser = duration, default_value = "500ms")]
+    pub(crate) objective: Duration,
+    /// Folder of prometheus and prometheus-alertmanager, if not on the path.
+    #[arg(long)]
+    pub(crate) prometheus: Option<PathBuf>,
+    /// A further setting of the provider, as NAME=VALUE.
+    #[arg(long, value_parser = named)]
+    pub(crate) setting: Vec<(String, String)>,
+    /// Random numbers begin here.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+}
+
+/// Options of `cold`.
+#[derive(Debug, Args)]
+pub(crate) struct Cold {
+    /// An image to start besides the reference, as NAME=IMAGE.
+    #[arg(long, value_parser = named)]
+    pub(crate) image: Vec<(String, String)>,
+    /// First answers of each image.
+    #[arg(long, default_value_t = 20)]
+    pub(crate) rounds: usize,
+    /// A further setting of the provider, as NAME=VALUE.
+    #[arg(long, value_parser = named)]
+    pub(crate) setting: Vec<(String, String)>,
+    /// Name of the result, such as the setting that was tried.
+    #[arg(long, default_value = "default")]
+    pub(crate) name: String,
+}
+
+/// Options of `density`.
+#[derive(Debug, Args)]
+pub(crate) struct Density {
+    /// Functions, one replica each.
+    #[arg(long, default_value_t = 50)]
+    pub(crate) functions: usize,
+    /// A further setting of the provider, as NAME=VALUE.
+    #[arg(long, value_parser = named)]
+    pub(crate) setting: Vec<(String, String)>,
+}
+
+/// Options of `report`.
+#[derive(Debug, Args)]
+pub(crate) struct Report {
+    /// Where the page `benchmarks.md` and the folder `benchmarks` with its plots go.
+    #[arg(long, default_value = "docs")]
+    pub(crate) to: PathBuf,
+}
+
+/// Options of `check`.
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// The ratios to compare with.
+    #[arg(long, default_value = "bench/baseline.json")]
+    pub(crate) baseline: PathBuf,
+    /// Write the ratios of this machine there instead.
+    #[arg(long)]
+    pub(crate) record: bool,
+    /// Rounds of a try.
+    #[arg(long, default_value_t = 15)]
+    pub(crate) rounds: usize,
 }
 
 /// Options of `trace`.

@@ -110,8 +110,10 @@ impl Corner {
             ] {
                 let listed = docker(&[list, &["--filter", &filter]].concat()).unwrap_or_default();
                 let found = listed.split_whitespace().collect::<Vec<_>>();
+                // The engine lets go of a network a moment after its last container.
+                let is_gone = || docker(&[remove, &found].concat());
                 if !found.is_empty()
-                    && let Err(error) = docker(&[remove, &found].concat())
+                    && let Err(error) = is_gone().or_else(|_| is_gone()).or_else(|_| is_gone())
                 {
                     eprintln!("left behind: {error}");
                 }

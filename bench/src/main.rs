@@ -4,22 +4,33 @@
 //! Always: what it starts has names no other run has and is gone at the end, Ctrl-C included.
 //! Method: docs/benchmarks.md.
 
+mod alertmanager;
+mod burst;
 mod call;
+mod check;
 mod chunked;
 mod cli;
 mod closed;
+mod cold;
+mod command_burst;
 mod command_ladder;
 mod command_load;
 mod command_trace;
 mod convergence;
 mod corner;
+mod density;
 mod failure;
 mod hops;
+mod hpa;
 mod ladder;
 mod load;
+mod meter;
+mod plot;
 mod record;
+mod report;
 mod sample;
 mod serve;
+mod shape;
 mod stack;
 mod timer;
 mod usage;
@@ -63,6 +74,11 @@ async fn run(command: &Command, out: &Path) -> Result<()> {
         Command::Load(options) => command_load::load(options, out).await,
         Command::Ceiling(options) => command_load::ceiling(options, out).await,
         Command::Ladder(options) => command_ladder::ladder(options, out).await,
+        Command::Burst(options) => command_burst::burst(options, out).await,
+        Command::Cold(options) => cold::cold(options, out).await,
+        Command::Density(options) => density::density(options, out).await,
+        Command::Report(options) => report::report(out, &options.to),
+        Command::Check(options) => check::check(options).await,
         Command::Trace(options) => command_trace::trace(options),
         Command::Cat => serve::cat().await,
         Command::Serve { port } => {

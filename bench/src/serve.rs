@@ -1,6 +1,7 @@
 //! The function that everything is measured with: an HTTP server that does next to nothing.
 //!
-//! In: any request; `?sleep_ms=N` waits, as a function does that asks a database. Out: `ok`, after the body was read.
+//! In: any request; `?sleep_ms=N` waits, as a function does that asks a database; `?burn_ms=N` burns CPU time on the one thread
+//! there is, first come first served, as a Python or Node function does. Out: `ok`, after the body was read.
 //! Always: one thread, keep-alive, no logging, so that what is added by others is all that differs.
 
 use std::convert::Infallible;
@@ -13,10 +14,16 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use rustix::time::{ClockId, clock_gettime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::failure::{During, Result};
+
+/// Longest sleep or burning that may be asked for.
+const LONGEST: Duration = Duration::from_secs(60);
+/// Rounds between two looks at the clock, so that burning is not all system calls: a few µs.
+const BETWEEN_LOOKS: u32 = 1000;
 
 /// The server, listening.
 #[derive(Debug)]
@@ -53,14 +60,36 @@ impl Server {
 }
 
 async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-    let wait = request.uri().query().and_then(|query| query.strip_prefix("sleep_ms="));
-    let wait = wait.and_then(|ms| ms.parse().ok()).map(Duration::from_millis);
+    let wait = ms(&request, "sleep_ms=");
+    let work = ms(&request, "burn_ms=");
     let mut body = request.into_body();
     while let Some(Ok(_)) = body.frame().await {}
     if let Some(wait) = wait {
         tokio::time::sleep(wait).await;
     }
+    if let Some(work) = work {
+        burn(work);
+    }
     Ok(Response::new(Full::new(Bytes::from_static(b"ok\n"))))
+}
+
+fn ms(request: &Request<Incoming>, name: &str) -> Option<Duration> {
+    let ms = request.uri().query()?.strip_prefix(name)?.parse().ok()?;
+    Some(Duration::from_millis(ms).min(LONGEST))
+}
+
+/// Spends `work` of this thread's CPU time; a throttled container takes longer on the wall, as real work would.
+fn burn(work: Duration) {
+    let now = || {
+        let time = clock_gettime(ClockId::ThreadCPUTime);
+        Duration::try_from(time).unwrap_or_default()
+    };
+    let end = now() + work;
+    while now() < end {
+        for _ in 0..BETWEEN_LOOKS {
+            std::hint::spin_loop();
+        }
+    }
 }
 
 /// What fork-per-request functions are measured with: standard input to standard output.

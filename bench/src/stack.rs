@@ -24,6 +24,8 @@ use crate::load::Target;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at something that is not announced.
 const POLL: Duration = Duration::from_millis(20);
+/// The setting that makes the gateway in the provider's process serve its metrics.
+pub(crate) const METRICS_PORT: &str = "HYPERFAAS_GATEWAY_METRICS_PORT";
 /// Lines of a program's log that are kept for error texts.
 const LINES_KEPT: usize = 200;
 
@@ -84,6 +86,19 @@ impl Program {
     }
 }
 
+impl Drop for Program {
+    /// Ends it and waits for its end: a provider that still runs would start again what is being removed.
+    fn drop(&mut self) {
+        let _ = self.child.start_kill();
+        for _ in 0..500 {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
 /// A provider with a gateway in its process, for one corner.
 #[derive(Debug)]
 pub(crate) struct Stack {
@@ -93,6 +108,8 @@ pub(crate) struct Stack {
     pub(crate) provider_address: SocketAddr,
     /// The gateway in its process.
     pub(crate) gateway_address: SocketAddr,
+    /// The gateway's metrics, if `HYPERFAAS_GATEWAY_METRICS_PORT` was set.
+    pub(crate) metrics_address: Option<SocketAddr>,
     http: reqwest::Client,
     _state: TempDir,
 }
@@ -117,12 +134,23 @@ impl Stack {
         let local = |address: SocketAddr| SocketAddr::from(([127, 0, 0, 1], address.port()));
         let provider_address = local(provider.listening("provider listening").await?);
         let gateway_address = local(provider.listening("gateway listening").await?);
+        let metrics_address = match settings.iter().any(|(key, _)| *key == METRICS_PORT) {
+            true => Some(local(provider.listening("gateway metrics listening").await?)),
+            false => None,
+        };
         let http = reqwest::Client::builder()
             .no_proxy()
             .timeout(PATIENCE)
             .build()
             .during("making a client")?;
-        Ok(Self { provider, provider_address, gateway_address, http, _state: state })
+        Ok(Self {
+            provider,
+            provider_address,
+            gateway_address,
+            metrics_address,
+            http,
+            _state: state,
+        })
     }
 
     /// A gateway as its own process in front of this provider, and where it listens.
@@ -153,11 +181,6 @@ impl Stack {
     pub(crate) async fn scale(&self, name: &str, replicas: u32) -> Result<()> {
         let body = json!({ "serviceName": name, "replicas": replicas });
         self.system(Method::POST, &format!("/system/scale-function/{name}"), body).await
-    }
-
-    /// Removes a function.
-    pub(crate) async fn delete(&self, name: &str) -> Result<()> {
-        self.system(Method::DELETE, "/system/functions", json!({ "functionName": name })).await
     }
 
     async fn system(&self, method: Method, path: &str, body: Value) -> Result<()> {

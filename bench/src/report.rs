@@ -1,0 +1,283 @@
+//! Results to a page: `benchmarks.md` with tables and, in `benchmarks/`, plots.
+//!
+//! In: the results' folder. Out: the method, and a section for each kind of result that is there; each figure with its command,
+//! machine, date and spread. What was measured by a debug build or on a busy machine says so itself.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use crate::burst::{Outcome, Row as BurstRow};
+use crate::cold::{Start, Starts};
+use crate::command_ladder::Climbed;
+use crate::command_load::{Step, say};
+use crate::density::Held;
+use crate::failure::{During, Result};
+use crate::ladder::{Row, Spread};
+use crate::plot::Plot;
+use crate::record::{Record, read, read_table};
+
+/// What does not depend on results.
+const METHOD: &str = include_str!("method.md");
+/// Folder of the plots, beside the page.
+const PLOTS: &str = "benchmarks";
+/// A one-minute load average from which a machine does not count as calm.
+const BUSY: f64 = 0.5;
+
+/// `bench report`.
+pub(crate) fn report(from: &Path, to: &Path) -> Result<()> {
+    let plots = to.join(PLOTS);
+    std::fs::create_dir_all(&plots).during(format!("making {}", plots.display()))?;
+    let mut page = METHOD.to_owned();
+    bursts(from, &plots, &mut page)?;
+    ladders(from, &plots, &mut page)?;
+    colds(from, &plots, &mut page)?;
+    for (_, record) in read::<Held>(from, "density")? {
+        page.push_str("\n## Memory of an idle function\n\n");
+        density(&mut page, &record);
+    }
+    for (_, record) in read::<Vec<Step>>(from, "ceiling")? {
+        page.push_str("\n## The loader's own limit\n\n");
+        ceiling(&mut page, &record);
+    }
+    let path = to.join("benchmarks.md");
+    std::fs::write(&path, page).during(format!("writing {}", path.display()))?;
+    say(&format!("written: {}", path.display()));
+    Ok(())
+}
+
+/// How a result came about, as a line of the page.
+fn circumstances<T>(page: &mut String, record: &Record<T>) {
+    let machine = &record.machine;
+    let _ = write!(
+        page,
+        "`{}`, {}, commit {}. Machine: {} × {}, {} GiB, Linux {}, Docker {}, cgroup v{}.",
+        record.command,
+        record.date,
+        machine.commit,
+        machine.cores,
+        machine.cpu,
+        machine.memory_gib,
+        machine.kernel,
+        machine.docker,
+        machine.cgroup
+    );
+    if !machine.is_release {
+        page.push_str(" **A debug build: these figures mean nothing.**");
+    }
+    if machine.load_before > BUSY {
+        let _ = write!(
+            page,
+            " **The machine was busy (load {:.1}): read the ratios.**",
+            machine.load_before
+        );
+    }
+    page.push_str("\n\n");
+}
+
+fn spread(spread: &Spread, digits: usize) -> String {
+    format!("{:.digits$} ({:.digits$}..{:.digits$})", spread.median, spread.min, spread.max)
+}
+
+fn bursts(from: &Path, plots: &Path, page: &mut String) -> Result<()> {
+    let mut groups = BTreeMap::<String, Vec<(String, Record<Outcome>)>>::new();
+    for (name, record) in read::<Outcome>(from, "burst-")? {
+        let mode = record.result.mode.name();
+        let group = name.strip_suffix(&format!("-{mode}")).unwrap_or(&name).to_owned();
+        groups.entry(group).or_default().push((name, record));
+    }
+    for (group, mut runs) in groups {
+        runs.sort_by_key(|(_, record)| record.result.mode as u8);
+        let course = group.trim_start_matches("burst-");
+        let _ = write!(page, "\n## Burst: {course}\n\n![]({PLOTS}/{group}.svg)\n\n");
+        burst_plot(from, course, &runs)?.draw(&plots.join(format!("{group}.svg")))?;
+        page.push_str(
+            "| who scales | p99 within the objective | calls | failed | p50 ms | p99 ms | CPU s | MiB s | containers |\n\
+             | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+        );
+        for (_, record) in &runs {
+            burst_row(page, &record.result);
+        }
+        page.push('\n');
+        if let Some((_, record)) = runs.first() {
+            circumstances(page, record);
+        }
+    }
+    Ok(())
+}
+
+fn burst_row(page: &mut String, run: &Outcome) {
+    let after = &run.after_step;
+    let converged = run
+        .converged_s
+        .map_or_else(|| "never".to_owned(), |seconds| format!("after {seconds:.1} s"));
+    let failed = after.calls - after.succeeded;
+    let _ = writeln!(
+        page,
+        "| {} | {converged} | {} | {failed} ({:.1} %) | {:.0} | {:.0} | {:.1} | {:.0} | {} |",
+        run.mode.name(),
+        after.calls,
+        failed as f64 * 100.0 / after.calls.max(1) as f64,
+        after.latency.p50,
+        after.latency.p99,
+        run.cpu_s,
+        run.memory_mib_s,
+        run.containers_max
+    );
+}
+
+fn burst_plot(from: &Path, course: &str, runs: &[(String, Record<Outcome>)]) -> Result<Plot> {
+    let mut series = Vec::new();
+    for (name, record) in runs {
+        let rows = read_table::<BurstRow>(from, name)?;
+        let points = rows.iter().map(|row| (row.second as f64, row.p99_ms)).collect();
+        series.push((record.result.mode.name().to_owned(), points));
+    }
+    let first = runs.first().map(|(_, record)| &record.result);
+    Ok(Plot {
+        title: format!("Latency during a burst ({course})"),
+        x: "seconds".to_owned(),
+        y: "p99 of each second, ms".to_owned(),
+        log: (false, true),
+        limit: first.map(|run| run.objective_ms),
+        series,
+    })
+}
+
+fn ladders(from: &Path, plots: &Path, page: &mut String) -> Result<()> {
+    for (name, record) in read::<Climbed>(from, "ladder")? {
+        page.push_str("\n## What each hop adds\n\n");
+        let _ = write!(page, "![]({PLOTS}/{name}.svg)\n\n");
+        throughput_plot(&record.result.http).draw(&plots.join(format!("{name}.svg")))?;
+        page.push_str(
+            "| callers | hop | p50 µs | added µs | p99 µs | answers a second | CPU µs per answer, by process |\n\
+             | --- | --- | --- | --- | --- | --- | --- |\n",
+        );
+        for row in record.result.http.iter().chain(&record.result.fork) {
+            ladder_row(page, row);
+        }
+        page.push_str("\n| program | file, MiB | resident when idle, MiB |\n| --- | --- | --- |\n");
+        for weight in &record.result.weights {
+            let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+            let (file, idle) = (mib(weight.file_bytes), mib(weight.idle_bytes));
+            let _ = writeln!(page, "| {} | {file:.2} | {idle:.2} |", weight.name);
+        }
+        let _ = write!(page, "\nMedian of {} rounds (lowest..highest). ", record.result.rounds);
+        circumstances(page, &record);
+    }
+    Ok(())
+}
+
+fn ladder_row(page: &mut String, row: &Row) {
+    let roles = row.cpu_by_role.iter().map(|(role, us)| format!("{role} {us:.0}"));
+    let failed = if row.failed > 0 { format!(" ({} failed)", row.failed) } else { String::new() };
+    let _ = writeln!(
+        page,
+        "| {} | {} | {} | {} | {:.0} | {}{failed} | {} |",
+        row.connections,
+        row.hop,
+        spread(&row.p50_us, 0),
+        spread(&row.added_us, 0),
+        row.p99_us.median,
+        spread(&row.per_second, 0),
+        roles.collect::<Vec<_>>().join(", ")
+    );
+}
+
+fn throughput_plot(rows: &[Row]) -> Plot {
+    let mut series = Vec::<crate::plot::Series>::new();
+    for row in rows {
+        let point = (row.connections as f64, row.per_second.median);
+        match series.iter_mut().find(|(name, _)| *name == row.hop) {
+            Some((_, points)) => points.push(point),
+            None => series.push((row.hop.clone(), vec![point])),
+        }
+    }
+    Plot {
+        title: "Throughput".to_owned(),
+        x: "callers".to_owned(),
+        y: "answers a second".to_owned(),
+        log: (true, true),
+        limit: None,
+        series,
+    }
+}
+
+fn colds(from: &Path, plots: &Path, page: &mut String) -> Result<()> {
+    for (name, record) in read::<Vec<Starts>>(from, "cold-")? {
+        let setting = name.trim_start_matches("cold-");
+        let _ = write!(page, "\n## From zero to the first answer: {setting}\n\n");
+        let _ = write!(page, "![]({PLOTS}/{name}.svg)\n\n");
+        let starts = read_table::<Start>(from, &name)?;
+        cold_plot(&record.result, &starts).draw(&plots.join(format!("{name}.svg")))?;
+        page.push_str(
+            "| function | first answer, ms | the next, ms | rounds |\n| --- | --- | --- | --- |\n",
+        );
+        for row in &record.result {
+            let _ = writeln!(
+                page,
+                "| {} | {} | {} | {} |",
+                row.name,
+                spread(&row.first_ms, 1),
+                spread(&row.second_ms, 2),
+                row.rounds
+            );
+        }
+        page.push('\n');
+        circumstances(page, &record);
+    }
+    Ok(())
+}
+
+/// The share of starts that took at most so long.
+fn cold_plot(table: &[Starts], starts: &[Start]) -> Plot {
+    let series = table.iter().map(|row| {
+        let own = starts.iter().filter(|start| start.name == row.name);
+        let mut ms = own.map(|start| start.first_ms).collect::<Vec<_>>();
+        ms.sort_by(f64::total_cmp);
+        let count = ms.len().max(1) as f64;
+        let points = ms.iter().enumerate();
+        let points = points.map(|(nth, ms)| (*ms, (nth + 1) as f64 / count)).collect();
+        (row.name.clone(), points)
+    });
+    Plot {
+        title: "First answer from zero".to_owned(),
+        x: "ms".to_owned(),
+        y: "share of starts within".to_owned(),
+        log: (true, false),
+        limit: None,
+        series: series.collect(),
+    }
+}
+
+fn density(page: &mut String, record: &Record<Held>) {
+    let held = &record.result;
+    page.push_str("| what | KiB per function |\n| --- | --- |\n");
+    for (what, kib) in [
+        ("its container, own memory of all processes", spread(&held.container_kib, 0)),
+        ("of it the watchdog, resident", spread(&held.watchdog_kib, 0)),
+        ("the engine's shim, resident", spread(&held.shim_kib, 0)),
+        ("the provider, with a replica", format!("{:.1}", held.provider_kib)),
+        ("the provider, scaled to zero", format!("{:.1}", held.provider_at_zero_kib)),
+    ] {
+        let _ = writeln!(page, "| {what} | {kib} |");
+    }
+    let _ = write!(page, "\n{} functions. ", held.functions);
+    circumstances(page, record);
+}
+
+fn ceiling(page: &mut String, record: &Record<Vec<Step>>) {
+    page.push_str(
+        "| calls a second | made | late p50 ms | late p99 ms | latency p50 ms | CPU µs per call |\n\
+         | --- | --- | --- | --- | --- | --- |\n",
+    );
+    for step in &record.result {
+        let _ = writeln!(
+            page,
+            "| {:.0} | {:.0} | {:.3} | {:.3} | {:.3} | {:.1} |",
+            step.rate, step.made, step.lag_p50_ms, step.lag_p99_ms, step.p50_ms, step.cpu_us
+        );
+    }
+    page.push('\n');
+    circumstances(page, record);
+}
