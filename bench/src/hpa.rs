@@ -73,6 +73,10 @@ impl Hpa {
             _ => current,
         };
         let wanted = wanted.min(current + current.max(UP_STEP)).clamp(min, max);
+        if self.recommended.is_empty() {
+            // A controller that has just started takes what there is for its first recommendation.
+            self.recommended.push_back((now, current));
+        }
         self.recommended.push_back((now, wanted));
         while self.recommended.front().is_some_and(|(at, _)| now.since(*at) > STABILIZATION) {
             self.recommended.pop_front();
@@ -123,7 +127,16 @@ mod tests {
         assert_eq!(hpa.desired(1, at(5)), 1);
         hpa.observe(Duration::from_secs(3), at(15)); // 0.2 cores of one replica: 125 % of the target
         assert_eq!(hpa.desired(1, at(15)), 2);
-        assert_eq!(hpa.desired(4, at(15)), 4, "down only after five minutes");
+    }
+
+    #[test]
+    fn it_goes_down_only_after_five_minutes() {
+        let mut hpa = hpa();
+        hpa.observe(Duration::ZERO, at(0));
+        hpa.observe(Duration::from_millis(1), at(15));
+        assert_eq!(hpa.desired(4, at(15)), 4);
+        assert_eq!(hpa.desired(4, at(314)), 4);
+        assert_eq!(hpa.desired(4, at(317)), 1);
     }
 
     #[test]
