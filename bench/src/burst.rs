@@ -151,6 +151,8 @@ pub(crate) struct Outcome {
 /// One second of it.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Row {
+    /// Of several runs, counted from 0.
+    pub(crate) round: usize,
     /// Since the start.
     pub(crate) second: u64,
     /// Calls due.
@@ -227,10 +229,7 @@ impl Burst {
             stack.until_available(name, replicas.max(1).into()).await?;
             if replicas == 0 {
                 stack.scale(name, 0).await?;
-                until(format!("{name} has no container"), async || {
-                    Ok(corner.replicas(name)?.is_empty())
-                })
-                .await?;
+                until(format!("{name} has no container"), async || corner.is_at_zero(name)).await?;
             }
         }
         Ok(names)
@@ -358,6 +357,7 @@ fn rows(seconds: &[Second], readings: &[Reading]) -> Vec<Row> {
         let passed = to.at.saturating_sub(from.at).as_secs_f64();
         let cpu = to.cpu.saturating_sub(from.cpu).as_secs_f64();
         Row {
+            round: 0,
             second: second.second,
             calls: second.calls,
             failed: second.failed,

@@ -152,7 +152,7 @@ pub(crate) struct Ladder {
 /// Options of `burst`.
 #[derive(Debug, Args)]
 pub(crate) struct Burst {
-    /// Who scales; one run each.
+    /// Who scales.
     #[arg(
         long,
         value_enum,
@@ -160,9 +160,12 @@ pub(crate) struct Burst {
         default_value = "static,hpa,hpa-tuned,out,up-out,full"
     )]
     pub(crate) mode: Vec<Mode>,
-    /// The course of the load; one run each.
+    /// The course of the load.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "step15")]
     pub(crate) shape: Vec<Shape>,
+    /// Runs of each mode; modes take turns.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) rounds: usize,
     /// Calls a second before the step.
     #[arg(long, default_value_t = 4.0, value_parser = positive)]
     pub(crate) rate: f64,

@@ -110,8 +110,7 @@ fn images(options: &cli::Cold, corner: &Corner) -> Vec<(String, String)> {
 
 async fn start(name: &str, round: usize, corner: &Corner, stack: &Stack) -> Result<Start> {
     stack.scale(name, 0).await?;
-    until(format!("{name} has no container"), async || Ok(corner.replicas(name)?.is_empty()))
-        .await?;
+    until(format!("{name} has no container"), async || corner.is_at_zero(name)).await?;
     Ok(Start {
         name: name.to_owned(),
         round,

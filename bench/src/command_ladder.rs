@@ -73,15 +73,15 @@ fn tell(climbed: &Climbed) {
         let roles = row.cpu_by_role.iter().map(|(role, us)| format!("{role} {us:.0}"));
         let failed =
             if row.failed > 0 { format!("  {} FAILED", row.failed) } else { String::new() };
+        let added = row.added_us.map_or_else(String::new, |added| {
+            format!("{:.0} ({:.0}..{:.0})", added.median, added.min, added.max)
+        });
         say(&format!(
-            "{:>4}  {:<36} {:>7.0}  {:>7.0}  {:>8.0} ({:.0}..{:.0})  {:>10.0}  {:>6.0}  {}{failed}",
+            "{:>4}  {:<36} {:>7.0}  {:>7.0}  {added:>24}  {:>10.0}  {:>6.0}  {}{failed}",
             row.connections,
             row.hop,
             row.p50_us.median,
             row.p99_us.median,
-            row.added_us.median,
-            row.added_us.min,
-            row.added_us.max,
             row.per_second.median,
             row.cpu_us.median,
             roles.collect::<Vec<_>>().join(", "),

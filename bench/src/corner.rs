@@ -94,23 +94,33 @@ impl Corner {
 
     /// The running containers of `function` of this corner's provider.
     pub(crate) fn replicas(&self, function: &str) -> Result<Vec<Container>> {
+        self.ids(function, "-q")?.split_whitespace().map(container).collect()
+    }
+
+    /// Whether `function` has no container at all, not even an ended one.
+    pub(crate) fn is_at_zero(&self, function: &str) -> Result<bool> {
+        Ok(self.ids(function, "-aq")?.trim().is_empty())
+    }
+
+    fn ids(&self, function: &str, which: &str) -> Result<String> {
         let installation = format!("label=com.hyperfaas.installation={}", self.name);
         let function = format!("label=com.hyperfaas.function={function}");
-        let ids = docker(&["ps", "-q", "--filter", &installation, "--filter", &function])?;
-        ids.split_whitespace().map(container).collect()
+        docker(&["ps", which, "--filter", &installation, "--filter", &function])
     }
 
     fn clear(&self) {
-        for label in [self.label(), format!("com.hyperfaas.installation={}", self.name)] {
-            let filter = format!("label={label}");
-            for (list, remove) in [
-                (["ps", "-aq"].as_slice(), ["rm", "-fv"].as_slice()),
-                (&["volume", "ls", "-q"], &["volume", "rm", "-f"]),
-                (&["network", "ls", "-q"], &["network", "rm"]),
-            ] {
-                let listed = docker(&[list, &["--filter", &filter]].concat()).unwrap_or_default();
+        let labels = [self.label(), format!("com.hyperfaas.installation={}", self.name)];
+        let filters = labels.map(|label| format!("label={label}"));
+        // All containers before the network they are in.
+        for (list, remove) in [
+            (["ps", "-aq"].as_slice(), ["rm", "-fv"].as_slice()),
+            (&["volume", "ls", "-q"], &["volume", "rm", "-f"]),
+            (&["network", "ls", "-q"], &["network", "rm"]),
+        ] {
+            for filter in &filters {
+                let listed = docker(&[list, &["--filter", filter]].concat()).unwrap_or_default();
                 let found = listed.split_whitespace().collect::<Vec<_>>();
-                // The engine lets go of a network a moment after its last container.
+                // The engine lets go of a container's storage or network only a moment later, now and then.
                 let is_gone = || docker(&[remove, &found].concat());
                 if !found.is_empty()
                     && let Err(error) = is_gone().or_else(|_| is_gone()).or_else(|_| is_gone())

@@ -79,7 +79,7 @@ pub(crate) async fn density(options: &cli::Density, out: &Path) -> Result<()> {
         stack.scale(name, 0).await?;
     }
     for name in &names {
-        until(format!("{name} is at zero"), async || Ok(corner.replicas(name)?.is_empty())).await?;
+        until(format!("{name} is at zero"), async || corner.is_at_zero(name)).await?;
     }
     held.provider_at_zero_kib = (provider() - alone) / count;
     bar.finish_and_clear();

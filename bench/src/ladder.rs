@@ -63,8 +63,8 @@ pub(crate) struct Row {
     pub(crate) p50_us: Spread,
     /// 99th percentile, µs.
     pub(crate) p99_us: Spread,
-    /// Median latency less the function's own in the same round, µs.
-    pub(crate) added_us: Spread,
+    /// Median latency less the function's own in the same round, µs; none where the function was not called alone.
+    pub(crate) added_us: Option<Spread>,
     /// Answers a second.
     pub(crate) per_second: Spread,
     /// CPU per answer of all processes, the function's included, µs.
@@ -195,6 +195,7 @@ fn row(visits: &[Visit], connections: usize, hop: &str) -> Row {
         let direct = of(DIRECT).find(|direct| direct.round == visit.round)?;
         Some(visit.p50_us - direct.p50_us)
     });
+    let added = added.collect::<Vec<_>>();
     let mut roles = BTreeMap::<String, Vec<f64>>::new();
     for (role, us) in of(hop).flat_map(|visit| from_text(&visit.cpu_by_role)) {
         roles.entry(role).or_default().push(us);
@@ -204,7 +205,7 @@ fn row(visits: &[Visit], connections: usize, hop: &str) -> Row {
         connections,
         p50_us: Spread::of(of(hop).map(|v| v.p50_us)),
         p99_us: Spread::of(of(hop).map(|v| v.p99_us)),
-        added_us: Spread::of(added),
+        added_us: (!added.is_empty()).then(|| Spread::of(added)),
         per_second: Spread::of(of(hop).map(|v| v.per_second)),
         cpu_us: Spread::of(of(hop).map(|v| v.cpu_us)),
         cpu_by_role: roles.into_iter().map(|(role, us)| (role, Spread::of(us).median)).collect(),
@@ -247,7 +248,7 @@ mod tests {
             rows.iter().map(|row| row.hop.as_str()).collect::<Vec<_>>(),
             [DIRECT, "watchdog"]
         );
-        assert_eq!(rows[1].added_us, Spread { min: 40.0, median: 40.0, max: 60.0 });
+        assert_eq!(rows[1].added_us, Some(Spread { min: 40.0, median: 40.0, max: 60.0 }));
         assert_eq!(rows[1].p50_us, Spread { min: 140.0, median: 240.0, max: 360.0 });
         assert_eq!(rows[1].cpu_by_role["watchdog"], 20.0);
         assert_eq!(rows[1].failed, 3);

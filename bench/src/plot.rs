@@ -9,7 +9,9 @@ use plotters::prelude::*;
 use crate::failure::{Result, failed};
 
 /// Width and height, in px.
-const SIZE: (u32, u32) = (960, 480);
+const SIZE: (u32, u32) = (960, 440);
+/// Of the width, what the lines have; the rest is for their names.
+const LINES: u32 = 720;
 /// Colours that people with colour blindness tell apart too (Okabe and Ito).
 const COLOURS: [RGBColor; 8] = [
     RGBColor(0, 114, 178),
@@ -76,7 +78,13 @@ impl Plot {
     {
         let area = SVGBackend::new(path, SIZE).into_drawing_area();
         area.fill(&WHITE)?;
-        let mut chart = ChartBuilder::on(&area)
+        let (lines, names) = area.split_horizontally(LINES);
+        for ((row, (name, _)), colour) in (0..).zip(&self.series).zip(COLOURS.iter().cycle()) {
+            let y = 60 + 22 * row;
+            names.draw(&PathElement::new([(4, y), (24, y)], colour.stroke_width(3)))?;
+            names.draw(&Text::new(name.clone(), (30, y - 6), ("sans-serif", 13)))?;
+        }
+        let mut chart = ChartBuilder::on(&lines)
             .caption(&self.title, ("sans-serif", 20))
             .margin(12)
             .x_label_area_size(44)
@@ -90,14 +98,11 @@ impl Plot {
             .y_label_formatter(&short)
             .x_label_formatter(&short)
             .draw()?;
-        for ((name, points), colour) in self.series.iter().zip(COLOURS.iter().cycle()) {
+        for ((_, points), colour) in self.series.iter().zip(COLOURS.iter().cycle()) {
             let visible =
                 |(x, y): &&(f64, f64)| (!self.log.0 || *x > 0.0) && (!self.log.1 || *y > 0.0);
             let line = points.iter().filter(visible).copied();
-            chart
-                .draw_series(LineSeries::new(line, colour.stroke_width(2)))?
-                .label(name)
-                .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(3)));
+            chart.draw_series(LineSeries::new(line, colour.stroke_width(2)))?;
         }
         if let Some(limit) = self.limit {
             let xs = self.series.iter().flat_map(|(_, points)| points).map(|point| point.0);
@@ -108,11 +113,6 @@ impl Plot {
                 dashes.map(|x| PathElement::new([(x, limit), (x + half, limit)], BLACK)),
             )?;
         }
-        chart
-            .configure_series_labels()
-            .border_style(BLACK)
-            .background_style(WHITE.mix(0.85))
-            .draw()?;
         area.present()?;
         Ok(())
     }

@@ -21,6 +21,8 @@ use crate::record::{Record, read, read_table};
 const METHOD: &str = include_str!("method.md");
 /// Folder of the plots, beside the page.
 const PLOTS: &str = "benchmarks";
+/// The burst that the README shows.
+const SHOWN: &str = "burst-step15";
 /// A one-minute load average from which a machine does not count as calm.
 const BUSY: f64 = 0.5;
 
@@ -43,6 +45,30 @@ pub(crate) fn report(from: &Path, to: &Path) -> Result<()> {
     let path = to.join("benchmarks.md");
     std::fs::write(&path, page).during(format!("writing {}", path.display()))?;
     say(&format!("written: {}", path.display()));
+    readme(from)
+}
+
+/// Prints what the README shows: the burst's plot and its table.
+fn readme(from: &Path) -> Result<()> {
+    let mut runs = read::<Vec<Outcome>>(from, &format!("{SHOWN}-"))?;
+    // Not those with a ceiling, whose names go on with it.
+    runs.retain(|(_, record)| record.result.first().is_some_and(|run| run.ceiling.is_none()));
+    runs.sort_by_key(|(_, record)| record.result.first().map(|run| run.mode as u8));
+    if runs.is_empty() {
+        return Ok(());
+    }
+    say(&format!("\nFor the README:\n\n![](docs/{PLOTS}/{SHOWN}.svg)\n"));
+    say(
+        "| who scales | p99 within the objective again, seconds after the step | calls failed | CPU seconds |\n| --- | --- | --- | --- |",
+    );
+    for (_, record) in &runs {
+        let failed =
+            record.result.iter().map(|run| run.after_step.calls - run.after_step.succeeded);
+        let cpu = Spread::of(record.result.iter().map(|run| run.cpu_s)).median;
+        let mode = record.result.first().map_or("", |run| run.mode.name());
+        let converged = converged(&record.result);
+        say(&format!("| {mode} | {converged} | {} | {cpu:.1} |", failed.sum::<u64>()));
+    }
     Ok(())
 }
 
@@ -76,70 +102,92 @@ fn circumstances<T>(page: &mut String, record: &Record<T>) {
 }
 
 fn spread(spread: &Spread, digits: usize) -> String {
+    if spread.min == spread.max {
+        return format!("{:.digits$}", spread.median);
+    }
     format!("{:.digits$} ({:.digits$}..{:.digits$})", spread.median, spread.min, spread.max)
 }
 
+type Runs = (String, Record<Vec<Outcome>>);
+
 fn bursts(from: &Path, plots: &Path, page: &mut String) -> Result<()> {
-    let mut groups = BTreeMap::<String, Vec<(String, Record<Outcome>)>>::new();
-    for (name, record) in read::<Outcome>(from, "burst-")? {
-        let mode = record.result.mode.name();
+    let mut groups = BTreeMap::<String, Vec<Runs>>::new();
+    for (name, record) in read::<Vec<Outcome>>(from, "burst-")? {
+        let Some(first) = record.result.first() else { continue };
+        let mode = first.mode.name();
         let group = name.strip_suffix(&format!("-{mode}")).unwrap_or(&name).to_owned();
         groups.entry(group).or_default().push((name, record));
     }
     for (group, mut runs) in groups {
-        runs.sort_by_key(|(_, record)| record.result.mode as u8);
+        runs.sort_by_key(|(_, record)| record.result.first().map(|run| run.mode as u8));
         let course = group.trim_start_matches("burst-");
         let _ = write!(page, "\n## Burst: {course}\n\n![]({PLOTS}/{group}.svg)\n\n");
         burst_plot(from, course, &runs)?.draw(&plots.join(format!("{group}.svg")))?;
         page.push_str(
-            "| who scales | p99 within the objective | calls | failed | p50 ms | p99 ms | CPU s | MiB s | containers |\n\
+            "| who scales | p99 within the objective, s after the step | failed | p50 ms | p99 ms | CPU s | MiB s | containers | runs |\n\
              | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
         );
         for (_, record) in &runs {
             burst_row(page, &record.result);
         }
         page.push('\n');
-        if let Some((_, record)) = runs.first() {
+        for (_, record) in &runs {
             circumstances(page, record);
         }
     }
     Ok(())
 }
 
-fn burst_row(page: &mut String, run: &Outcome) {
-    let after = &run.after_step;
-    let converged = run
-        .converged_s
-        .map_or_else(|| "never".to_owned(), |seconds| format!("after {seconds:.1} s"));
-    let failed = after.calls - after.succeeded;
+fn burst_row(page: &mut String, runs: &[Outcome]) {
+    let Some(first) = runs.first() else { return };
+    let of = |figure: fn(&Outcome) -> f64| Spread::of(runs.iter().map(figure));
+    let failed =
+        runs.iter().map(|run| run.after_step.calls - run.after_step.succeeded).sum::<u64>();
+    let calls = runs.iter().map(|run| run.after_step.calls).sum::<u64>().max(1);
     let _ = writeln!(
         page,
-        "| {} | {converged} | {} | {failed} ({:.1} %) | {:.0} | {:.0} | {:.1} | {:.0} | {} |",
-        run.mode.name(),
-        after.calls,
-        failed as f64 * 100.0 / after.calls.max(1) as f64,
-        after.latency.p50,
-        after.latency.p99,
-        run.cpu_s,
-        run.memory_mib_s,
-        run.containers_max
+        "| {} | {} | {failed} ({:.1} %) | {} | {} | {} | {} | {} | {} |",
+        first.mode.name(),
+        converged(runs),
+        failed as f64 * 100.0 / calls as f64,
+        spread(&of(|run| run.after_step.latency.p50), 0),
+        spread(&of(|run| run.after_step.latency.p99), 0),
+        spread(&of(|run| run.cpu_s), 1),
+        spread(&of(|run| run.memory_mib_s), 0),
+        runs.iter().map(|run| run.containers_max).max().unwrap_or_default(),
+        runs.len()
     );
 }
 
-fn burst_plot(from: &Path, course: &str, runs: &[(String, Record<Outcome>)]) -> Result<Plot> {
+/// The times of the runs that converged, and how many did not.
+fn converged(runs: &[Outcome]) -> String {
+    let times = runs.iter().filter_map(|run| run.converged_s).collect::<Vec<_>>();
+    match runs.len() - times.len() {
+        0 => spread(&Spread::of(times), 1),
+        _ if times.is_empty() => "never".to_owned(),
+        never => format!("{}, never in {never} of {}", spread(&Spread::of(times), 1), runs.len()),
+    }
+}
+
+/// Of each second, the median over the runs.
+fn burst_plot(from: &Path, course: &str, runs: &[Runs]) -> Result<Plot> {
     let mut series = Vec::new();
     for (name, record) in runs {
-        let rows = read_table::<BurstRow>(from, name)?;
-        let points = rows.iter().map(|row| (row.second as f64, row.p99_ms)).collect();
-        series.push((record.result.mode.name().to_owned(), points));
+        let mut seconds = BTreeMap::<u64, Vec<f64>>::new();
+        for row in read_table::<BurstRow>(from, name)?.into_iter().filter(|row| row.calls > 0) {
+            seconds.entry(row.second).or_default().push(row.p99_ms);
+        }
+        let point = |(second, ms): (u64, Vec<f64>)| (second as f64, Spread::of(ms).median);
+        let mode = record.result.first().map_or("", |run| run.mode.name());
+        series.push((mode.to_owned(), seconds.into_iter().map(point).collect()));
     }
-    let first = runs.first().map(|(_, record)| &record.result);
+    let objective = runs.first().and_then(|(_, record)| record.result.first());
     Ok(Plot {
         title: format!("Latency during a burst ({course})"),
         x: "seconds".to_owned(),
         y: "p99 of each second, ms".to_owned(),
         log: (false, true),
-        limit: first.map(|run| run.objective_ms),
+        limit: objective.map(|run| run.objective_ms),
         series,
     })
 }
@@ -177,7 +225,7 @@ fn ladder_row(page: &mut String, row: &Row) {
         row.connections,
         row.hop,
         spread(&row.p50_us, 0),
-        spread(&row.added_us, 0),
+        row.added_us.map_or_else(|| "–".to_owned(), |added| spread(&added, 0)),
         row.p99_us.median,
         spread(&row.per_second, 0),
         roles.collect::<Vec<_>>().join(", ")
