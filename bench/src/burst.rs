@@ -243,6 +243,9 @@ impl Burst {
             "envVars": { "exec_timeout": "2m", "read_timeout": "2m", "write_timeout": "2m" },
             "requests": cpu(self.request),
         });
+        if self.shape == Shape::Zero {
+            fields["labels"]["com.openfaas.scale.zero"] = json!("true");
+        }
         let limit = if mode.is_ours() { self.ceiling } else { Some(self.request) };
         if let Some(limit) = limit {
             fields["limits"] = cpu(limit);

@@ -46,7 +46,7 @@ pub(crate) async fn ladder(options: &Ladder, out: &Path) -> Result<()> {
     let mut climbed = Climbed {
         http: rows(&visits),
         fork: Vec::new(),
-        weights: scene.weights.clone(),
+        weights: scene.weights(),
         rounds: plan.rounds,
     };
     drop(scene);
@@ -90,10 +90,11 @@ fn tell(climbed: &Climbed) {
     for weight in &climbed.weights {
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         say(&format!(
-            "{}: file {:.2} MiB, resident when idle {:.2} MiB",
+            "{}: file {:.2} MiB, resident when idle {:.2} MiB, after all calls {:.2} MiB",
             weight.name,
             mib(weight.file_bytes),
-            mib(weight.idle_bytes)
+            mib(weight.idle_bytes),
+            mib(weight.after_bytes)
         ));
     }
 }

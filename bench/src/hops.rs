@@ -39,8 +39,10 @@ pub(crate) struct Weight {
     pub(crate) name: String,
     /// Of its file, bytes.
     pub(crate) file_bytes: u64,
-    /// Resident before the first call, bytes; without the function, with helpers of its own.
+    /// Resident after a first call, bytes; without the function, with helpers of its own.
     pub(crate) idle_bytes: u64,
+    /// Resident after all calls, bytes.
+    pub(crate) after_bytes: u64,
 }
 
 /// Hops, alive as long as this is.
@@ -48,8 +50,8 @@ pub(crate) struct Weight {
 pub(crate) struct Scene {
     /// To be called.
     pub(crate) hops: Vec<Hop>,
-    /// Of watchdogs, provider, gateway.
-    pub(crate) weights: Vec<Weight>,
+    /// Watchdogs, provider, gateway, with their processes.
+    weighed: Vec<(Weight, Vec<u32>)>,
     programs: (Option<Stack>, Option<Program>),
     corner: Corner,
 }
@@ -97,7 +99,7 @@ impl Scene {
     }
 
     fn empty(corner: Corner) -> Self {
-        Self { hops: Vec::new(), weights: Vec::new(), programs: (None, None), corner }
+        Self { hops: Vec::new(), weighed: Vec::new(), programs: (None, None), corner }
     }
 
     async fn whole(&mut self) -> Result<()> {
@@ -145,10 +147,24 @@ impl Scene {
     fn weigh(&mut self, name: &str, file: &PathBuf, pids: &[u32]) -> Result<()> {
         let file_bytes =
             std::fs::metadata(file).during(format!("reading {}", file.display()))?.len();
-        let idle_bytes = pids.iter().filter_map(|pid| usage::resident(*pid)).sum();
-        self.weights.push(Weight { name: name.to_owned(), file_bytes, idle_bytes });
+        let idle_bytes = resident(pids);
+        let weight = Weight { name: name.to_owned(), file_bytes, idle_bytes, after_bytes: 0 };
+        self.weighed.push((weight, pids.to_vec()));
         Ok(())
     }
+
+    /// What programs weighed when idle, and weigh now.
+    pub(crate) fn weights(&self) -> Vec<Weight> {
+        let now = |(weight, pids): &(Weight, Vec<u32>)| Weight {
+            after_bytes: resident(pids),
+            ..weight.clone()
+        };
+        self.weighed.iter().map(now).collect()
+    }
+}
+
+fn resident(pids: &[u32]) -> u64 {
+    pids.iter().filter_map(|pid| usage::resident(*pid)).sum()
 }
 
 fn with_ours(others: &[(String, PathBuf)]) -> Result<Vec<(String, PathBuf)>> {

@@ -29,7 +29,9 @@ const BUSY: f64 = 0.5;
 /// `bench report`.
 pub(crate) fn report(from: &Path, to: &Path) -> Result<()> {
     let plots = to.join(PLOTS);
-    std::fs::create_dir_all(&plots).during(format!("making {}", plots.display()))?;
+    for folder in [from, &plots] {
+        std::fs::create_dir_all(folder).during(format!("making {}", folder.display()))?;
+    }
     let mut page = METHOD.to_owned();
     bursts(from, &plots, &mut page)?;
     ladders(from, &plots, &mut page)?;
@@ -41,6 +43,9 @@ pub(crate) fn report(from: &Path, to: &Path) -> Result<()> {
     for (_, record) in read::<Vec<Step>>(from, "ceiling")? {
         page.push_str("\n## The loader's own limit\n\n");
         ceiling(&mut page, &record);
+    }
+    if page == METHOD {
+        page.push_str("\n## Figures\n\nNo run on a calm machine is recorded yet.\n");
     }
     let path = to.join("benchmarks.md");
     std::fs::write(&path, page).during(format!("writing {}", path.display()))?;
@@ -124,8 +129,8 @@ fn bursts(from: &Path, plots: &Path, page: &mut String) -> Result<()> {
         let _ = write!(page, "\n## Burst: {course}\n\n![]({PLOTS}/{group}.svg)\n\n");
         burst_plot(from, course, &runs)?.draw(&plots.join(format!("{group}.svg")))?;
         page.push_str(
-            "| who scales | p99 within the objective, s after the step | failed | p50 ms | p99 ms | CPU s | MiB s | containers | runs |\n\
-             | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+            "| who scales | p99 within the objective, s after the step | failed | p50 ms | p99 ms | CPU s | MiB s | containers | loader late, p99 ms | runs |\n\
+             | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
         );
         for (_, record) in &runs {
             burst_row(page, &record.result);
@@ -146,7 +151,7 @@ fn burst_row(page: &mut String, runs: &[Outcome]) {
     let calls = runs.iter().map(|run| run.after_step.calls).sum::<u64>().max(1);
     let _ = writeln!(
         page,
-        "| {} | {} | {failed} ({:.1} %) | {} | {} | {} | {} | {} | {} |",
+        "| {} | {} | {failed} ({:.1} %) | {} | {} | {} | {} | {} | {:.1} | {} |",
         first.mode.name(),
         converged(runs),
         failed as f64 * 100.0 / calls as f64,
@@ -155,6 +160,7 @@ fn burst_row(page: &mut String, runs: &[Outcome]) {
         spread(&of(|run| run.cpu_s), 1),
         spread(&of(|run| run.memory_mib_s), 0),
         runs.iter().map(|run| run.containers_max).max().unwrap_or_default(),
+        of(|run| run.after_step.loader_lag.p99).max,
         runs.len()
     );
 }
@@ -204,11 +210,12 @@ fn ladders(from: &Path, plots: &Path, page: &mut String) -> Result<()> {
         for row in record.result.http.iter().chain(&record.result.fork) {
             ladder_row(page, row);
         }
-        page.push_str("\n| program | file, MiB | resident when idle, MiB |\n| --- | --- | --- |\n");
+        page.push_str("\n| program | file, MiB | resident when idle, MiB | after all calls |\n| --- | --- | --- | --- |\n");
         for weight in &record.result.weights {
             let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
             let (file, idle) = (mib(weight.file_bytes), mib(weight.idle_bytes));
-            let _ = writeln!(page, "| {} | {file:.2} | {idle:.2} |", weight.name);
+            let after = mib(weight.after_bytes);
+            let _ = writeln!(page, "| {} | {file:.2} | {idle:.2} | {after:.2} |", weight.name);
         }
         let _ = write!(page, "\nMedian of {} rounds (lowest..highest). ", record.result.rounds);
         circumstances(page, &record);
@@ -328,4 +335,59 @@ fn ceiling(page: &mut String, record: &Record<Vec<Step>>) {
     }
     page.push('\n');
     circumstances(page, record);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Machine, write, write_table};
+
+    #[test]
+    fn the_page_in_docs_has_the_method_of_today() {
+        let page = include_str!("../../docs/benchmarks.md");
+        assert!(page.starts_with(METHOD), "run `bench report`, or put the text into method.md");
+    }
+
+    #[test]
+    fn a_result_becomes_a_section_with_its_plot_and_circumstances() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let start =
+            |round, first_ms| Start { name: "static".to_owned(), round, first_ms, second_ms: 1.0 };
+        let starts = [start(0, 10.0), start(1, 30.0), start(2, 20.0)];
+        let table = vec![Starts {
+            name: "static".to_owned(),
+            first_ms: Spread::of(starts.iter().map(|start| start.first_ms)),
+            second_ms: Spread::of([1.0]),
+            rounds: 3,
+        }];
+        write_table(from.path(), "cold-x", &starts).unwrap();
+        write(from.path(), "cold-x", Machine::now(), table).unwrap();
+        report(from.path(), to.path()).unwrap();
+        let page = std::fs::read_to_string(to.path().join("benchmarks.md")).unwrap();
+        assert!(page.contains("| static | 20.0 (10.0..30.0) | 1.00 | 3 |"), "{page}");
+        assert!(page.contains("Machine: ") && page.contains("debug build"), "{page}");
+        assert!(to.path().join("benchmarks/cold-x.svg").is_file());
+    }
+
+    #[test]
+    fn runs_that_never_converged_are_told_apart() {
+        let run = |converged_s| Outcome {
+            mode: crate::burst::Mode::Full,
+            shape: crate::shape::Shape::Step15,
+            after_step: crate::sample::Summary::of(&[]),
+            before_step: crate::sample::Summary::of(&[]),
+            converged_s,
+            objective_ms: 500.0,
+            step_s: 20.0,
+            cpu_s: 1.0,
+            memory_mib_s: 1.0,
+            provider_cpu_s: 0.0,
+            containers_max: 1,
+            request: 200,
+            ceiling: None,
+        };
+        assert_eq!(converged(&[run(Some(1.0)), run(Some(2.0))]), "1.5 (1.0..2.0)");
+        assert_eq!(converged(&[run(Some(1.0)), run(None)]), "1.0, never in 1 of 2");
+        assert_eq!(converged(&[run(None)]), "never");
+    }
 }
