@@ -35,7 +35,8 @@ short() {
     bench ladder --rounds 5 --length 500ms --connections 1,16,64 "${others[@]}"
     bench cold --rounds 5
     bench density --functions 10
-    bench burst --mode static,hpa-tuned,full --before 10s --after 60s
+    # What could be measured is shown, whatever could not.
+    bench burst --mode static,hpa-tuned,full --before 10s --after 60s || status=1
     bench report --to "$OUT/report"
 }
 
@@ -50,13 +51,14 @@ full() {
     bench ladder --rounds 20 "${others[@]}"
     bench cold --rounds 50
     bench density --functions 100
-    bench burst --shape step15 --rounds 3 --mode "$modes" --prometheus "$prometheus"
-    bench burst --shape step5,spikes,ramp,zero --mode "$modes" --prometheus "$prometheus"
-    bench burst --shape opposite --mode static,out,up-out,full
-    bench burst --shape step15 --ceiling 400 --mode "$modes" --prometheus "$prometheus"
+    bench burst --shape step15 --rounds 3 --mode "$modes" --prometheus "$prometheus" || status=1
+    bench burst --shape step5,spikes,ramp,zero --mode "$modes" --prometheus "$prometheus" || status=1
+    bench burst --shape opposite --mode static,out,up-out,full || status=1
+    bench burst --shape step15 --ceiling 400 --mode "$modes" --prometheus "$prometheus" || status=1
     bench report --to docs
 }
 
+status=0
 case $WHAT in
 bin) printf '%s\n' "$BIN" ;;
 short) short ;;
@@ -64,3 +66,4 @@ full) full ;;
 check) OUT=$BUILD/bench bench check "$@" ;;
 *) die "usage: $0 bin|short|full|check" ;;
 esac
+exit "$status"

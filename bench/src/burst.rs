@@ -20,7 +20,7 @@ use crate::alertmanager::{self, Alerting};
 use crate::command_load::with_bar;
 use crate::convergence::{Objective, convergence};
 use crate::corner::Corner;
-use crate::failure::Result;
+use crate::failure::{Result, failed};
 use crate::hpa::{Hpa, Policy};
 use crate::load::Limits;
 use crate::meter::{Meter, Reading, used};
@@ -227,6 +227,10 @@ impl Burst {
         for name in &names {
             stack.deploy(name, &corner.image(), self.deployment(mode, replicas)).await?;
             stack.until_available(name, replicas.max(1).into()).await?;
+            // Else a provider that ignores the setting would be shown under its name.
+            if mode.is_ours() && !stack.explains(name).await? {
+                return failed("this provider does not scale by load");
+            }
             if replicas == 0 {
                 stack.scale(name, 0).await?;
                 until(format!("{name} has no container"), async || corner.is_at_zero(name)).await?;

@@ -206,6 +206,14 @@ impl Stack {
         Ok((count("replicas"), count("availableReplicas")))
     }
 
+    /// Whether the provider scales by load at all: then it explains its decisions.
+    pub(crate) async fn explains(&self, name: &str) -> Result<bool> {
+        let path = format!("/system/hyperfaas/functions/{name}/decisions");
+        let url = format!("http://{}{path}", self.provider_address);
+        let answer = self.http.get(url).send().await.during(format!("calling {path}"))?;
+        Ok(answer.status().is_success())
+    }
+
     /// Waits until `name` has `available` replicas that can answer.
     pub(crate) async fn until_available(&self, name: &str, available: u64) -> Result<()> {
         until(format!("{name} has {available} replicas"), async || {
