@@ -93,26 +93,30 @@ async fn measure(rounds: usize) -> Result<BTreeMap<String, f64>> {
     Ok(ratios(&visits))
 }
 
-/// Medians over the rounds of each hop's figures over the reference's in the same round.
+/// Each hop's figures over the reference's: of latencies the best rounds', since whatever else runs only adds to them; of
+/// throughput and CPU the median over the rounds.
 fn ratios(visits: &[Visit]) -> BTreeMap<String, f64> {
-    let mut found = BTreeMap::<String, Vec<f64>>::new();
-    for visit in visits.iter().filter(|visit| visit.hop != DIRECT) {
-        let is_same = |v: &&Visit| {
-            v.hop == DIRECT && v.round == visit.round && v.connections == visit.connections
+    let [alone, many] = CALLERS;
+    let of = |hop: &str, connections: usize| {
+        let hop = hop.to_owned();
+        visits.iter().filter(move |v| v.hop == hop && v.connections == connections)
+    };
+    let best = |hop: &str| Spread::of(of(hop, alone).map(|v| v.p50_us)).min;
+    let mut found = BTreeMap::new();
+    for hop in visits.iter().map(|visit| visit.hop.as_str()).filter(|hop| *hop != DIRECT) {
+        found.insert(format!("{hop}: median latency at {alone}"), best(hop) / best(DIRECT));
+        let pairs = || {
+            of(hop, many).filter_map(|visit| {
+                let direct = of(DIRECT, many).find(|direct| direct.round == visit.round)?;
+                Some((visit, direct))
+            })
         };
-        let Some(direct) = visits.iter().find(is_same) else { continue };
-        let mut add = |what: &str, ratio: f64| {
-            let name = format!("{}: {what} at {}", visit.hop, visit.connections);
-            found.entry(name).or_default().push(ratio);
-        };
-        if visit.connections == CALLERS[0] {
-            add("median latency", visit.p50_us / direct.p50_us);
-        } else {
-            add("time per answer", direct.per_second / visit.per_second);
-            add("CPU per answer", visit.cpu_us / direct.cpu_us);
-        }
+        let time = pairs().map(|(visit, direct)| direct.per_second / visit.per_second);
+        found.insert(format!("{hop}: time per answer at {many}"), Spread::of(time).median);
+        let cpu = pairs().map(|(visit, direct)| visit.cpu_us / direct.cpu_us);
+        found.insert(format!("{hop}: CPU per answer at {many}"), Spread::of(cpu).median);
     }
-    found.into_iter().map(|(name, ratios)| (name, Spread::of(ratios).median)).collect()
+    found
 }
 
 /// Names of ratios that have grown too much.
