@@ -3,7 +3,7 @@
 # Settings go on the command line: make up HYPERFAAS_PORT=9090 HYPERFAAS_ADDRESS=0.0.0.0
 
 .DEFAULT_GOAL := help
-.PHONY: up down purge build images run test bench bench-full bench-check bench-bin lint help
+.PHONY: up down purge build images run test fuzz bench bench-full bench-check bench-bin lint help
 
 up: ## build all, start the services, deploy stack.yml and call its functions
 	@scripts/up.sh
@@ -37,6 +37,9 @@ bench-check: ## has anything become a fifth slower? (RECORD=1 writes bench/basel
 
 bench-bin: ## build the program for single measurements and print its folder
 	@scripts/bench.sh bin
+
+fuzz: ## run the fuzz targets under libFuzzer, FUZZ_SECONDS each (default 60; needs a C++ compiler)
+	@scripts/fuzz.sh
 
 lint: ## check format and lints
 	cargo fmt --all --check

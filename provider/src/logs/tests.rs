@@ -112,6 +112,8 @@ fn boot() -> Boot {
         command: Vec::new(),
         user: String::new(),
         has_home: false,
+        is_standby: false,
+        in_flight_max: None,
     }
 }
 
