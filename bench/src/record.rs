@@ -145,10 +145,22 @@ pub(crate) fn read<T: DeserializeOwned>(
     names.into_iter().map(parse).collect()
 }
 
-/// The command line, without paths of this machine.
+/// The command line, without paths of this machine and without the folder of results.
 fn command() -> String {
-    let words = std::env::args().skip(1).map(|word| without_path(&word));
-    std::iter::once("bench".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
+    told(std::env::args().skip(1))
+}
+
+fn told(mut words: impl Iterator<Item = String>) -> String {
+    let mut told = "bench".to_owned();
+    while let Some(word) = words.next() {
+        if word == "--out" {
+            words.next();
+            continue;
+        }
+        told.push(' ');
+        told.push_str(&without_path(&word));
+    }
+    told
 }
 
 fn without_path(word: &str) -> String {
@@ -178,6 +190,13 @@ mod tests {
         ] {
             assert_eq!(without_path(word), cut);
         }
+    }
+
+    #[test]
+    fn a_command_is_told_without_its_folder_of_results() {
+        let words = ["--out", "/x/y", "ladder", "--watchdog", "of=/opt/of-watchdog"];
+        let told = told(words.into_iter().map(ToOwned::to_owned));
+        assert_eq!(told, "bench ladder --watchdog of=of-watchdog");
     }
 
     #[test]
