@@ -12,6 +12,8 @@ use hyperfaas_http::config::{Settings, SettingsError};
 use hyperfaas_http::{PoolSettings, ServeLimits};
 use hyperfaas_protocol::names::DEFAULT_NAMESPACE;
 
+use crate::callback::CallbackPolicy;
+use crate::queue::QueueSettings;
 use crate::upstream::Upstream;
 
 /// Port of the gateway; the OpenFaaS gateway has the same one fixed.
@@ -26,6 +28,13 @@ const SECRET_MOUNT_PATH: &str = "/run/secrets/";
 /// Port of the gateway's metrics; the OpenFaaS gateway has the same one fixed.
 const METRICS_PORT: u16 = 8082;
 
+/// Where the queue of a gateway that is a process of its own is kept.
+const QUEUE_DIR: &str = "/var/lib/hyperfaas-gateway";
+/// Names that directory, or turns asynchronous calls off.
+const QUEUE_DIR_NAME: &str = "HYPERFAAS_ASYNC_DIR";
+/// Largest limit of an asynchronous call's body, in bytes: each is in memory while it is delivered.
+const ASYNC_BODY_MAX: usize = 16 << 20;
+
 /// What the gateway's routes need.
 #[derive(Debug, Clone)]
 pub struct GatewayConfig {
@@ -33,6 +42,8 @@ pub struct GatewayConfig {
     pub auth: Option<BasicAuth>,
     /// Longest wait for a provider's answer to begin, while the request's body makes no progress; `None` waits for ever.
     pub upstream_timeout: Option<Duration>,
+    /// Where answers of asynchronous calls may be sent.
+    pub callbacks: CallbackPolicy,
 }
 
 /// What the gateway as a process needs.
@@ -54,6 +65,10 @@ pub struct ProcessConfig {
     pub logs: Option<Upstream>,
     /// Limits of the server.
     pub limits: ServeLimits,
+    /// The queue of asynchronous calls; `None` when it is off.
+    pub queue: Option<QueueSettings>,
+    /// Whether the queue was asked for, so that the gateway must not start without it.
+    pub needs_queue: bool,
 }
 
 impl ProcessConfig {
@@ -82,20 +97,61 @@ impl ProcessConfig {
         }
         let logs = upstream(&mut settings, "logs_provider_url", pool);
         let auth = auth(&mut settings);
+        let queue = queue(&mut settings, Path::new(QUEUE_DIR));
+        let needs_queue = settings.text(QUEUE_DIR_NAME).is_some();
+        let callbacks = callbacks(&settings);
         match (ip, provider) {
             (Ok(ip), Some(provider)) => settings.finish(Self {
                 address: SocketAddr::new(ip, port),
                 metrics_address: metrics_port.map(|port| SocketAddr::new(ip, port)),
                 needs_metrics,
                 namespace,
-                gateway: GatewayConfig { auth, upstream_timeout },
+                gateway: GatewayConfig { auth, upstream_timeout, callbacks },
                 provider,
                 logs,
                 limits,
+                queue,
+                needs_queue,
             }),
             _ => Err(settings.finish(()).expect_err("whatever is missing was recorded")),
         }
     }
+}
+
+/// The queue's settings, kept in `directory` unless another one is named; `off` turns it off.
+pub fn queue(settings: &mut Settings<'_>, directory: &Path) -> Option<QueueSettings> {
+    let directory = match settings.text(QUEUE_DIR_NAME) {
+        None => directory.to_owned(),
+        Some(text) if text == "off" => return None,
+        Some(text) => text.into(),
+    };
+    let defaults = QueueSettings::new(directory);
+    let queue = QueueSettings {
+        depth_max: settings.integer("HYPERFAAS_ASYNC_DEPTH_MAX", defaults.depth_max),
+        bytes_max: settings.integer("HYPERFAAS_ASYNC_BYTES_MAX", defaults.bytes_max),
+        body_max: settings.integer("HYPERFAAS_ASYNC_BODY_MAX", defaults.body_max),
+        workers: settings.integer("HYPERFAAS_ASYNC_WORKERS", defaults.workers),
+        concurrency: settings.integer("HYPERFAAS_ASYNC_CONCURRENCY", defaults.concurrency),
+        dead_max: settings.integer("HYPERFAAS_ASYNC_DEAD_MAX", defaults.dead_max),
+        ..defaults
+    };
+    if queue.body_max > ASYNC_BODY_MAX {
+        settings.mistake("HYPERFAAS_ASYNC_BODY_MAX", "must be at most 16777216 (16 MiB)");
+    }
+    for (name, value) in [
+        ("HYPERFAAS_ASYNC_WORKERS", queue.workers),
+        ("HYPERFAAS_ASYNC_CONCURRENCY", queue.concurrency),
+    ] {
+        if value == 0 {
+            settings.mistake(name, "must be at least 1");
+        }
+    }
+    Some(queue)
+}
+
+/// Where callbacks may go.
+pub fn callbacks(settings: &Settings<'_>) -> CallbackPolicy {
+    CallbackPolicy { allows_loopback: settings.flag("HYPERFAAS_CALLBACK_LOOPBACK") }
 }
 
 /// The metrics' port; `off` turns them off.

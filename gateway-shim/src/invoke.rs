@@ -59,28 +59,33 @@ fn refuse(error: &ForwardError, function: &str, call: &Call) -> Response {
     response
 }
 
+/// Whether an answer is not the function's own.
+pub(crate) fn is_internal(headers: &HeaderMap) -> bool {
+    headers.contains_key(X_OPENFAAS_INTERNAL)
+}
+
 /// What identifies one call.
-struct Call {
-    id: HeaderValue,
+pub(crate) struct Call {
+    pub(crate) id: HeaderValue,
     start_time: HeaderValue,
 }
 
 impl Call {
     /// The call that arrived with `headers`; one without an id gets a random one.
-    fn begin(headers: &HeaderMap, now: Timestamp) -> Self {
+    pub(crate) fn begin(headers: &HeaderMap, now: Timestamp) -> Self {
         let given = headers.get(X_CALL_ID).filter(|id| !id.is_empty()).cloned();
         let id = given.unwrap_or_else(|| ascii(Uuid::new_v4().to_string()));
         Self { id, start_time: ascii(now.as_nanosecond().to_string()) }
     }
 
     /// A caller's own start time stays in front of ours, as in the OpenFaaS gateway.
-    fn mark_request(&self, headers: &mut HeaderMap) {
+    pub(crate) fn mark_request(&self, headers: &mut HeaderMap) {
         headers.insert(X_CALL_ID, self.id.clone());
         headers.append(X_START_TIME, self.start_time.clone());
     }
 
     /// Adds the call's headers; what the function set itself stays.
-    fn mark_response(&self, mut response: Response<Body>) -> Response<Body> {
+    pub(crate) fn mark_response(&self, mut response: Response<Body>) -> Response<Body> {
         let headers = response.headers_mut();
         for (name, value) in
             [(X_CALL_ID, &self.id), (X_START_TIME, &self.start_time), (X_SERVED_BY, &SERVED_BY)]
@@ -93,6 +98,6 @@ impl Call {
     }
 }
 
-fn ascii(text: String) -> HeaderValue {
+pub(crate) fn ascii(text: String) -> HeaderValue {
     HeaderValue::try_from(text).expect("ids and numbers are header characters")
 }

@@ -5,16 +5,23 @@
 //! Always: the path's bytes and all bodies pass unchanged, credentials for `/system` are checked here and replaced by the
 //! gateway's own, and a failure of the provider is a 502 or 504 with one line, never a 200.
 
+mod callback;
 pub mod config;
 mod error;
+mod functions;
 mod invoke;
+mod later;
 mod metrics;
+mod queue;
+mod queue_api;
 mod routes;
 mod system;
 pub mod upstream;
 
+pub use callback::CallbackPolicy;
 pub use config::{GatewayConfig, ProcessConfig};
-pub use routes::{Routers, router, routers};
+pub use queue::{Queue, QueueSettings, StoreError};
+pub use routes::{Backends, Routers, Work, router, routers};
 pub use upstream::Upstream;
 
 /// This gateway's version.

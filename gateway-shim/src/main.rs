@@ -5,7 +5,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use hyperfaas_gateway::{ProcessConfig, SHA, VERSION, routers};
+use hyperfaas_gateway::{Backends, ProcessConfig, Queue, SHA, VERSION, routers};
 use hyperfaas_http::config::{EXIT_SETTINGS, lookup};
 use hyperfaas_http::serve::raise_open_files;
 use hyperfaas_http::{listen, serve, telemetry};
@@ -77,16 +77,34 @@ async fn run(config: ProcessConfig) -> ExitCode {
             None
         }
     };
+    let queue = match config.queue.map(Queue::open).transpose() {
+        Ok(queue) => queue,
+        Err(error) if config.needs_queue => {
+            error!(%error, "cannot keep asynchronous calls");
+            return ExitCode::FAILURE;
+        }
+        Err(error) => {
+            warn!(%error, "asynchronous calls are off; set HYPERFAAS_ASYNC_DIR");
+            None
+        }
+    };
     let open_files = raise_open_files();
     let address = listener.local_addr().unwrap_or(config.address);
     let metrics = metrics_listener.as_ref().and_then(|listener| listener.local_addr().ok());
     let (provider, basic_auth) = (&config.provider, config.gateway.auth.is_some());
     info!(version = VERSION, %address, ?metrics, ?provider, basic_auth, open_files, "gateway listening");
-    let routers = routers(config.gateway, config.provider, config.logs, &config.namespace);
+    let (provider, logs, namespace) = (config.provider, config.logs, config.namespace);
+    let routers = routers(config.gateway, Backends { provider, logs, namespace, queue });
     if let Some(listener) = metrics_listener {
         tokio::spawn(serve(listener, routers.metrics, config.limits, shutdown.clone()));
     }
-    serve(listener, routers.api, config.limits, shutdown).await;
+    let served = CancellationToken::new();
+    let work = routers.work.run(shutdown.clone(), served.clone(), config.limits.drain_timeout);
+    let serving = async {
+        serve(listener, routers.api, config.limits, shutdown).await;
+        served.cancel();
+    };
+    tokio::join!(work, serving);
     info!("gateway stopped");
     ExitCode::SUCCESS
 }

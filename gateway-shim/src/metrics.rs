@@ -16,8 +16,8 @@ use http::header::CONTENT_TYPE;
 use http::{StatusCode, Uri};
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use serde::Deserialize;
 use tokio::time::{Instant, timeout};
@@ -45,6 +45,64 @@ pub(crate) struct Metrics {
     seconds: HistogramVec,
     functions: RwLock<HashMap<String, Arc<Counted>>>,
     is_full: AtomicBool,
+    /// Of asynchronous calls.
+    pub(crate) queue: QueueMetrics,
+}
+
+/// Counts of asynchronous calls.
+pub(crate) struct QueueMetrics {
+    accepted: IntCounterVec,
+    delivered: IntCounterVec,
+    callbacks: IntCounterVec,
+}
+
+impl QueueMetrics {
+    fn new() -> Self {
+        let result = &["result"];
+        Self {
+            accepted: counter(
+                "gateway_async_calls_total",
+                "Asynchronous calls, accepted or refused",
+                result,
+            ),
+            delivered: counter(
+                "gateway_async_attempts_total",
+                "Attempts to deliver asynchronous calls, by what came of them",
+                result,
+            ),
+            callbacks: counter(
+                "gateway_async_callbacks_total",
+                "Callbacks, sent or failed",
+                result,
+            ),
+        }
+    }
+
+    /// A call was `accepted` or `refused`.
+    pub(crate) fn accepted(&self, result: &str) {
+        self.accepted.with_label_values(&[result]).inc();
+    }
+
+    /// An attempt ended in `delivered`, `retried`, or the reason for giving up.
+    pub(crate) fn delivered(&self, result: &str) {
+        self.delivered.with_label_values(&[result]).inc();
+    }
+
+    /// A callback was `sent` or has `failed`.
+    pub(crate) fn called_back(&self, result: &str) {
+        self.callbacks.with_label_values(&[result]).inc();
+    }
+}
+
+/// What waits at a scrape.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    /// Whether there is a queue at all.
+    is_there: bool,
+    dead: u64,
+    running: usize,
+    /// Function, messages, age of the oldest in seconds.
+    functions: Vec<(Arc<str>, u64, f64)>,
 }
 
 /// One function's counts.
@@ -72,10 +130,14 @@ impl Metrics {
         let options = HistogramOpts::new("gateway_functions_seconds", "Time of function calls");
         let seconds = HistogramVec::new(options, by_code).expect("names and labels are valid");
         let registry = Registry::new();
+        let queue = QueueMetrics::new();
         for collector in [
             Box::new(started.clone()) as Box<dyn Collector>,
             Box::new(finished.clone()),
             Box::new(seconds.clone()),
+            Box::new(queue.accepted.clone()),
+            Box::new(queue.delivered.clone()),
+            Box::new(queue.callbacks.clone()),
         ] {
             registry.register(collector).expect("names are unique");
         }
@@ -88,16 +150,22 @@ impl Metrics {
             seconds,
             functions,
             is_full,
+            queue,
+        }
+    }
+
+    /// `reference` with its namespace: `name.namespace`.
+    pub(crate) fn full_name(&self, reference: &str) -> String {
+        if reference.contains('.') || self.namespace.is_empty() {
+            reference.to_owned()
+        } else {
+            format!("{reference}.{}", self.namespace)
         }
     }
 
     /// Begins counting a call to `reference` (`name` or `name.namespace`).
     pub(crate) fn begin(self: &Arc<Self>, reference: &str) -> Invocation {
-        let name = if reference.contains('.') || self.namespace.is_empty() {
-            reference.to_owned()
-        } else {
-            format!("{reference}.{}", self.namespace)
-        };
+        let name = self.full_name(reference);
         let known =
             self.functions.read().unwrap_or_else(PoisonError::into_inner).get(&name).cloned();
         if let Some(function) = &known {
@@ -148,7 +216,11 @@ impl Metrics {
     }
 
     /// All series as Prometheus text; `replicas` are the functions' desired ones.
-    fn text(&self, replicas: &[FunctionReplicas]) -> Result<Vec<u8>, prometheus::Error> {
+    fn text(
+        &self,
+        replicas: &[FunctionReplicas],
+        waiting: &Waiting,
+    ) -> Result<Vec<u8>, prometheus::Error> {
         let options = Opts::new("gateway_service_count", "Desired replicas of functions");
         let gauge = IntGaugeVec::new(options, &["function_name"])?;
         for function in replicas {
@@ -160,9 +232,50 @@ impl Metrics {
         let mut families = self.registry.gather();
         families
             .extend(gauge.collect().into_iter().filter(|family| !family.get_metric().is_empty()));
+        families.extend(waiting.families()?);
         let mut text = Vec::new();
         TextEncoder::new().encode(&families, &mut text)?;
         Ok(text)
+    }
+}
+
+impl Waiting {
+    async fn of(gateway: &Gateway) -> Self {
+        let Some(queue) = &gateway.queue else { return Self::default() };
+        let functions = crate::queue_api::waiting(queue).await;
+        Self {
+            is_there: true,
+            dead: queue.totals().dead,
+            running: queue.running(),
+            functions: functions
+                .into_iter()
+                .map(|(name, depth, _, age)| (name, depth, age))
+                .collect(),
+        }
+    }
+
+    fn families(&self) -> Result<Vec<prometheus::proto::MetricFamily>, prometheus::Error> {
+        if !self.is_there {
+            return Ok(Vec::new());
+        }
+        let by_function = &["function_name"];
+        let depth = Opts::new("gateway_async_queue_depth", "Asynchronous calls that wait");
+        let depth = IntGaugeVec::new(depth, by_function)?;
+        let age =
+            Opts::new("gateway_async_queue_oldest_seconds", "Age of the oldest call that waits");
+        let age = GaugeVec::new(age, by_function)?;
+        for (name, count, seconds) in &self.functions {
+            depth.with_label_values(&[name]).set(i64::try_from(*count).unwrap_or(i64::MAX));
+            age.with_label_values(&[name]).set(*seconds);
+        }
+        let dead = IntGauge::new("gateway_async_dead_letters", "Asynchronous calls given up")?;
+        dead.set(i64::try_from(self.dead).unwrap_or(i64::MAX));
+        let running = IntGauge::new("gateway_async_running", "Asynchronous calls being delivered")?;
+        running.set(i64::try_from(self.running).unwrap_or(i64::MAX));
+        let mut families =
+            [depth.collect(), age.collect(), dead.collect(), running.collect()].concat();
+        families.retain(|family| !family.get_metric().is_empty());
+        Ok(families)
     }
 }
 
@@ -210,7 +323,8 @@ struct FunctionReplicas {
 /// `/metrics`: the counters, and the replicas as the provider tells them now.
 pub(crate) async fn scrape(State(gateway): State<Arc<Gateway>>) -> Response {
     let replicas = timeout(SCRAPE_TIMEOUT, replicas(&gateway)).await.unwrap_or_default();
-    match gateway.metrics.text(&replicas) {
+    let waiting = Waiting::of(&gateway).await;
+    match gateway.metrics.text(&replicas, &waiting) {
         Ok(text) => ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => {
             hyperfaas_http::error::plain(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
@@ -256,7 +370,8 @@ mod tests {
         call(&metrics, "f.dev", Some(200));
         let replicas =
             [FunctionReplicas { name: "f".into(), namespace: "dev".into(), replicas: 3 }];
-        let text = String::from_utf8(metrics.text(&replicas).unwrap()).unwrap();
+        let text =
+            String::from_utf8(metrics.text(&replicas, &Waiting::default()).unwrap()).unwrap();
         for line in [
             r#"gateway_function_invocation_total{code="200",function_name="f.openfaas-fn"} 2"#,
             r#"gateway_function_invocation_total{code="502",function_name="f.openfaas-fn"} 1"#,
@@ -282,7 +397,10 @@ mod tests {
         call(&metrics, "nothing", Some(404));
         call(&metrics, "left", None);
         call(&metrics, &"x".repeat(200), Some(200));
-        assert!(metrics.counts().is_empty() && metrics.text(&[]).unwrap().is_empty());
+        assert!(
+            metrics.counts().is_empty()
+                && metrics.text(&[], &Waiting::default()).unwrap().is_empty()
+        );
         for number in 0..FUNCTIONS_MAX + 5 {
             call(&metrics, &format!("f{number}"), Some(503));
         }

@@ -7,15 +7,18 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{MethodFilter, MethodRouter, any, get, on};
+use axum::routing::{MethodFilter, MethodRouter, any, get, on, post};
 use hyperfaas_http::auth::{self, BasicAuth};
-
 use hyperfaas_protocol::names::DEFAULT_NAMESPACE;
+use tokio_util::sync::CancellationToken;
 
+use crate::callback::CallbackPolicy;
 use crate::config::GatewayConfig;
+use crate::functions::{Asking, Functions, Lookup};
 use crate::metrics::Metrics;
+use crate::queue::{Queue, pump};
 use crate::upstream::Upstream;
-use crate::{error, invoke, metrics, system};
+use crate::{error, invoke, later, metrics, queue_api, system};
 
 /// What the handlers share.
 pub(crate) struct Gateway {
@@ -24,40 +27,102 @@ pub(crate) struct Gateway {
     pub(crate) auth: Option<BasicAuth>,
     pub(crate) upstream_timeout: Option<Duration>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) functions: Functions,
+    pub(crate) queue: Option<Arc<Queue>>,
+    pub(crate) callbacks: CallbackPolicy,
 }
 
-/// What a gateway serves.
+impl Gateway {
+    /// What `function` (`name.namespace`) asks for by its labels.
+    pub(crate) async fn look_up(&self, function: &str) -> Lookup {
+        self.functions.fresh(function, self.asking()).await
+    }
+
+    fn asking(&self) -> Asking<'_> {
+        Asking { provider: &self.provider, auth: self.auth.as_ref() }
+    }
+}
+
+/// What a gateway stands before, and what it keeps.
+#[derive(Debug)]
+pub struct Backends {
+    /// Runs the functions.
+    pub provider: Upstream,
+    /// Where logs come from, when that is not the provider.
+    pub logs: Option<Upstream>,
+    /// Namespace of functions which are called without one; metrics and counts name it.
+    pub namespace: String,
+    /// Keeps asynchronous calls; without one there are none.
+    pub queue: Option<Queue>,
+}
+
+/// What a gateway serves, and what it does beside that.
 #[derive(Debug)]
 pub struct Routers {
     /// Function calls, the `/system` API and health; for the gateway's port.
     pub api: Router,
     /// `/metrics` and `/healthz` of the gateway itself, without credentials; for a port of its own.
     pub metrics: Router,
+    /// What has to run while these are served.
+    pub work: Work,
 }
 
-/// The API of a gateway in front of `provider`, see [`routers`]; its metrics are counted but not served.
+/// What a gateway does by itself: it delivers asynchronous calls.
+pub struct Work(Arc<Gateway>);
+
+impl std::fmt::Debug for Work {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Work")
+    }
+}
+
+impl Work {
+    /// Works until the end.
+    ///
+    /// At `stop` nothing new is begun, and what runs has `drain` to finish. `served` tells that no request is served any
+    /// more, so that nobody will ask for anything to be kept.
+    pub async fn run(self, stop: CancellationToken, served: CancellationToken, drain: Duration) {
+        let Some(queue) = self.0.queue.clone() else { return };
+        let delivered = CancellationToken::new();
+        let writing = queue.write(delivered.clone());
+        let delivering = async {
+            pump::run(Arc::clone(&self.0), Arc::clone(&queue), stop, drain).await;
+            served.cancelled().await;
+            delivered.cancel();
+        };
+        tokio::join!(writing, delivering);
+    }
+}
+
+/// The API of a gateway in front of `provider`, see [`routers`]; its metrics are counted but not served, and it keeps no
+/// asynchronous calls.
 pub fn router(config: GatewayConfig, provider: Upstream, logs: Option<Upstream>) -> Router {
-    routers(config, provider, logs, DEFAULT_NAMESPACE).api
+    let namespace = DEFAULT_NAMESPACE.to_owned();
+    routers(config, Backends { provider, logs, namespace, queue: None }).api
 }
 
-/// A gateway in front of `provider`; logs come from `logs`, which mostly is the provider too.
-///
-/// `namespace` is that of functions which are called without one; metrics and counts name it.
+/// A gateway in front of `backends`.
 ///
 /// With [`Upstream::Local`] gateway and provider run in one process. A provider that checks basic auth itself must have the
 /// same credentials as the gateway.
-pub fn routers(
-    config: GatewayConfig,
-    provider: Upstream,
-    logs: Option<Upstream>,
-    namespace: &str,
-) -> Routers {
-    let GatewayConfig { auth, upstream_timeout } = config;
-    let logs = logs.unwrap_or_else(|| provider.clone());
-    let metrics = Arc::new(Metrics::new(namespace));
-    let gateway =
-        Arc::new(Gateway { provider, logs, auth: auth.clone(), upstream_timeout, metrics });
-    Routers { api: api(Arc::clone(&gateway), &auth), metrics: metrics_routes(gateway) }
+pub fn routers(config: GatewayConfig, backends: Backends) -> Routers {
+    let GatewayConfig { auth, upstream_timeout, callbacks } = config;
+    let Backends { provider, logs, namespace, queue } = backends;
+    let gateway = Arc::new(Gateway {
+        logs: logs.unwrap_or_else(|| provider.clone()),
+        provider,
+        auth: auth.clone(),
+        upstream_timeout,
+        metrics: Arc::new(Metrics::new(&namespace)),
+        functions: Functions::default(),
+        queue: queue.map(Arc::new),
+        callbacks,
+    });
+    Routers {
+        api: api(Arc::clone(&gateway), &auth),
+        metrics: metrics_routes(Arc::clone(&gateway)),
+        work: Work(gateway),
+    }
 }
 
 fn metrics_routes(gateway: Arc<Gateway>) -> Router {
@@ -77,7 +142,11 @@ fn api(gateway: Arc<Gateway>, auth: &Option<BasicAuth>) -> Router {
     let (read, create) = (MethodFilter::GET, MethodFilter::POST);
     let write = create.or(MethodFilter::PUT).or(MethodFilter::DELETE);
     let all = read.or(write);
-    Router::new()
+    let routes = match &gateway.queue {
+        Some(_) => queue_routes(auth),
+        None => Router::new(),
+    };
+    routes
         .route("/", get(system::welcome))
         .route("/healthz", get(system::health))
         .route("/function/{*call}", any(invoke::invoke))
@@ -94,4 +163,22 @@ fn api(gateway: Arc<Gateway>, auth: &Option<BasicAuth>) -> Router {
         .route("/system/info", secured(on(read, system::info)))
         .fallback(async || error::not_found())
         .with_state(gateway)
+}
+
+/// Asynchronous calls and what became of them; routes of a gateway with a queue only, as in OpenFaaS without NATS.
+fn queue_routes(auth: &Option<BasicAuth>) -> Router<Arc<Gateway>> {
+    let secured = |route: MethodRouter<Arc<Gateway>>| {
+        route.route_layer(from_fn_with_state(auth.clone(), auth::require))
+    };
+    let one = get(queue_api::dead_letter).delete(queue_api::remove);
+    Router::new()
+        .route("/async-function/{*call}", post(later::accept))
+        .route("/system/hyperfaas/async", secured(get(queue_api::queue)))
+        .route(
+            "/system/hyperfaas/async/dead",
+            secured(get(queue_api::dead).delete(queue_api::remove_all)),
+        )
+        .route("/system/hyperfaas/async/dead/redrive", secured(post(queue_api::redrive_all)))
+        .route("/system/hyperfaas/async/dead/{id}", secured(one))
+        .route("/system/hyperfaas/async/dead/{id}/redrive", secured(post(queue_api::redrive)))
 }

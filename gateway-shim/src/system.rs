@@ -84,8 +84,8 @@ pub(crate) async fn ask(gateway: &Gateway, target: Uri) -> Option<Bytes> {
     }
 }
 
-/// A body of at most `limit` bytes.
-async fn read(body: Body, limit: usize) -> Option<Bytes> {
+/// A body of at most `limit` bytes; a longer or broken one is logged and `None`.
+pub(crate) async fn read(body: Body, limit: usize) -> Option<Bytes> {
     let read = Limited::new(body, limit).collect().await;
     read.inspect_err(|error| warn!(%error, "provider answer unreadable"))
         .ok()

@@ -118,6 +118,23 @@ impl Upstream {
         };
         forward(pool, request, &options).await
     }
+
+    /// As [`Self::call`], where `limit` holds for a provider in this process too.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn call_within(
+        &self,
+        request: Request<Body>,
+        limit: Option<Duration>,
+    ) -> Result<Response<Body>, ForwardError> {
+        match (self, limit) {
+            (Self::Local(_), Some(limit)) => tokio::time::timeout(limit, self.call(request, None))
+                .await
+                .unwrap_or(Err(ForwardError::Timeout(limit))),
+            _ => self.call(request, limit).await,
+        }
+    }
 }
 
 #[cfg(test)]

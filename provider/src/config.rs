@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use hyperfaas_gateway::GatewayConfig;
+use hyperfaas_gateway::{CallbackPolicy, GatewayConfig, QueueSettings};
 use hyperfaas_http::auth::{AuthError, BasicAuth};
 use hyperfaas_http::config::{Settings, SettingsError};
 use hyperfaas_protocol::Namespace;
@@ -90,6 +90,7 @@ impl Config {
         let s = &mut settings;
         // Accepted so that existing set-ups start; nothing here cuts an answer that is still being written.
         s.optional_duration("write_timeout", READ_TIMEOUT);
+        let state_dir = PathBuf::from(s.text_or("HYPERFAAS_STATE_DIR", STATE_DIR));
         let config = Self {
             address: parsed(
                 s,
@@ -105,7 +106,9 @@ impl Config {
             read_timeout: s.optional_duration("read_timeout", READ_TIMEOUT),
             body_timeout: s.duration("HYPERFAAS_BODY_TIMEOUT", BODY_TIMEOUT),
             namespace: namespace(s),
-            state_dir: s.text_or("HYPERFAAS_STATE_DIR", STATE_DIR).into(),
+            gateway_queue: hyperfaas_gateway::config::queue(s, &state_dir.join("async")),
+            callbacks: hyperfaas_gateway::config::callbacks(s),
+            state_dir,
             max_replicas: at_least_one(s, "HYPERFAAS_MAX_REPLICAS", MAX_REPLICAS),
             cold_start_timeout: s.duration("HYPERFAAS_COLD_START_TIMEOUT", COLD_START_TIMEOUT),
             parked_max: at_least_one(s, "HYPERFAAS_PARKED_MAX", PARKED_MAX),
@@ -158,7 +161,13 @@ impl Config {
 
     /// Settings of the gateway in this process, which trusts whom the provider trusts.
     pub fn gateway(&self, auth: Option<BasicAuth>) -> GatewayConfig {
-        GatewayConfig { auth, upstream_timeout: self.read_timeout }
+        GatewayConfig { auth, upstream_timeout: self.read_timeout, callbacks: self.callbacks }
+    }
+
+    /// Settings of that gateway's queue of asynchronous calls, in the state directory unless another one is named;
+    /// `None`: there is none.
+    pub fn gateway_queue(&self) -> Option<QueueSettings> {
+        self.gateway_queue.clone()
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use hyperfaas_gateway::{Upstream, routers};
+use hyperfaas_gateway::{Backends, Queue, Upstream, routers};
 use hyperfaas_http::config::{EXIT_SETTINGS, SettingsError, lookup};
 use hyperfaas_http::serve::{ServeLimits, listen, raise_open_files, serve};
 use hyperfaas_http::telemetry;
@@ -26,6 +26,9 @@ use tracing::{error, info};
 
 /// How long the end waits for engine calls that have begun; what outlasts it is found by the next start.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long asynchronous calls that run may take at the end; those cut are made again by the next start.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 
 fn main() -> ExitCode {
     let (config, logging) = match settings() {
@@ -95,10 +98,18 @@ async fn run(config: Config) -> Result<(), String> {
     let provider = router_until(Arc::new(api), auth.clone(), serving.clone());
     let mut servers = TaskTracker::new();
     start(&mut servers, "provider", listener, provider.clone(), &serving);
+    let served = CancellationToken::new();
+    let mut work = None;
     if let Some(listener) = gateway {
-        let namespace = config.catalog().default_namespace;
-        let routers =
-            routers(config.gateway(auth), Upstream::Local(provider), None, namespace.as_str());
+        let queue = config.gateway_queue().map(Queue::open).transpose();
+        let backends = Backends {
+            provider: Upstream::Local(provider),
+            logs: None,
+            namespace: config.catalog().default_namespace.as_str().to_owned(),
+            queue: queue.map_err(|error| error.to_string())?,
+        };
+        let routers = routers(config.gateway(auth), backends);
+        work = Some(tokio::spawn(routers.work.run(serving.clone(), served.clone(), DRAIN_TIMEOUT)));
         start(&mut servers, "gateway", listener, routers.api, &serving);
         if let Some(listener) = gateway_metrics {
             start(&mut servers, "gateway metrics", listener, routers.metrics, &serving);
@@ -109,6 +120,10 @@ async fn run(config: Config) -> Result<(), String> {
     serving.cancel();
     servers.close();
     servers.wait().await;
+    served.cancel();
+    if let Some(work) = work {
+        work.await.map_err(|error| error.to_string())?;
+    }
     acting.cancel();
     tasks.close();
     tasks.wait().await;

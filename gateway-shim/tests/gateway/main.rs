@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "these are tests, their helper functions included")]
 
 mod calls;
+mod later;
 mod program;
 mod support;
 mod system;

@@ -220,7 +220,10 @@ async fn the_list_tells_how_often_functions_were_called() {
 #[tokio::test]
 async fn metrics_have_the_names_that_dashboards_use() {
     let provider = start(listing());
-    let routers = hyperfaas_gateway::routers(config(true), over_http(provider.address), None, "n");
+    let routers = hyperfaas_gateway::routers(
+        config(true),
+        crate::support::backends(over_http(provider.address), "n", None),
+    );
     let (api, metrics) = (start(routers.api), start(routers.metrics));
     ask(&api, Request::get("/function/f.n"), "").await;
     let answer = ask(&metrics, Request::get("/metrics"), "").await;
