@@ -5,6 +5,7 @@
 //! Always: the path's bytes and all bodies pass unchanged, credentials for `/system` are checked here and replaced by the
 //! gateway's own, and a failure of the provider is a 502 or 504 with one line, never a 200.
 
+mod alert;
 mod callback;
 pub mod config;
 mod error;

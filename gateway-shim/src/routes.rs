@@ -18,7 +18,7 @@ use crate::functions::{Asking, Functions, Lookup};
 use crate::metrics::Metrics;
 use crate::queue::{Queue, pump};
 use crate::upstream::Upstream;
-use crate::{error, invoke, later, metrics, queue_api, system};
+use crate::{alert, error, invoke, later, metrics, queue_api, system};
 
 /// What the handlers share.
 pub(crate) struct Gateway {
@@ -159,6 +159,7 @@ fn api(gateway: Arc<Gateway>, auth: &Option<BasicAuth>) -> Router {
         .route("/system/namespace/", pass_on(all))
         .route("/system/namespace/{name}", pass_on(all))
         .route("/system/telemetry", pass_on(read))
+        .route("/system/alert", secured(post(alert::alert)))
         .route("/system/logs", secured(on(read, system::logs)))
         .route("/system/info", secured(on(read, system::info)))
         .fallback(async || error::not_found())

@@ -97,7 +97,8 @@ pub(crate) async fn logs(State(gateway): State<Arc<Gateway>>, request: Request) 
     send(&gateway, &gateway.logs, request).await
 }
 
-async fn send(gateway: &Gateway, upstream: &Upstream, mut request: Request) -> Response {
+/// Sends `request` to `upstream` with the gateway's own credentials.
+pub(crate) async fn send(gateway: &Gateway, upstream: &Upstream, mut request: Request) -> Response {
     if let Some(auth) = &gateway.auth {
         request.headers_mut().insert(AUTHORIZATION, auth.header());
     }

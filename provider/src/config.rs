@@ -67,6 +67,8 @@ pub struct Config {
     pub gateway_port: Option<u16>,
     /// Port of that gateway's own metrics; `None`: they are not served.
     pub gateway_metrics_port: Option<u16>,
+    gateway_queue: Option<QueueSettings>,
+    callbacks: CallbackPolicy,
     has_basic_auth: bool,
     secret_mount_path: PathBuf,
     read_timeout: Option<Duration>,

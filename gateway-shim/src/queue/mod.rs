@@ -154,7 +154,7 @@ impl Queue {
         if !has_room {
             return Err(QueueError::Functions);
         }
-        self.change(Change::Put(message)).await.map(|_| ())
+        self.change(Change::Put(Box::new(message))).await.map(|_| ())
     }
 
     /// Lets a dead letter wait again, as if it were new; whether there was one.

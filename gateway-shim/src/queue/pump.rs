@@ -147,44 +147,42 @@ impl Worker {
                 Change::Bury { place: place.clone(), attempts, death }
             }
         };
-        let (function, call_id, status_code) =
-            (&*head.function, &*head.call_id, status.map(|status| status.as_u16()));
-        let metrics = &self.gateway.metrics.queue;
-        match verdict {
-            Verdict::Done => {
-                debug!(function, call_id, attempts, status_code, "asynchronous call delivered");
-                metrics.delivered("delivered");
-            }
-            Verdict::Retry { due_ms } => {
-                let wait_ms = due_ms.saturating_sub(now_ms());
-                debug!(
-                    function,
-                    call_id,
-                    attempts,
-                    status_code,
-                    wait_ms,
-                    "asynchronous call will be tried again"
-                );
-                metrics.delivered("retried");
-            }
-            Verdict::Bury(reason) => {
-                let reason = reason.as_str();
-                warn!(
-                    function,
-                    call_id, attempts, status_code, reason, "asynchronous call given up"
-                );
-                metrics.delivered(reason);
-            }
-        }
+        self.note(&head, verdict, attempts, status);
         match (verdict, &head.callback) {
             (Verdict::Retry { .. }, _) | (_, None) => {
                 if let Some(Answer { body, .. }) = answer {
-                    body.read_to_end().await
+                    body.read_to_end().await;
                 }
             }
             (_, Some(callback)) => self.call_back(&head, callback, answer).await,
         }
         self.settle(&place, change).await;
+    }
+
+    /// Logs and counts what came of an attempt.
+    fn note(&self, head: &Head, verdict: Verdict, attempts: u32, status: Option<StatusCode>) {
+        let (function, call_id) = (&*head.function, &*head.call_id);
+        let status = status.map(|status| status.as_u16());
+        let result = match verdict {
+            Verdict::Done => {
+                debug!(function, call_id, attempts, status, "asynchronous call delivered");
+                "delivered"
+            }
+            Verdict::Retry { due_ms } => {
+                let wait_ms = due_ms.saturating_sub(now_ms());
+                debug!(
+                    function,
+                    call_id, attempts, status, wait_ms, "asynchronous call is tried again"
+                );
+                "retried"
+            }
+            Verdict::Bury(reason) => {
+                let reason = reason.as_str();
+                warn!(function, call_id, attempts, status, reason, "asynchronous call given up");
+                reason
+            }
+        };
+        self.gateway.metrics.queue.delivered(result);
     }
 
     /// Calls the function; what came of it, and its answer.
@@ -195,7 +193,7 @@ impl Worker {
     ) -> (Attempt, Option<Answer>) {
         let start = Instant::now();
         let head = &message.head;
-        let Some(request) = request(head, message.body) else { return (Attempt::Gone, None) };
+        let Some(request) = request(head, &message.body) else { return (Attempt::Gone, None) };
         let mut invocation = self.gateway.metrics.begin(&head.function);
         let limit = settings.timeout.or(self.gateway.upstream_timeout);
         let response = match self.gateway.provider.call_within(request, limit).await {
@@ -285,7 +283,7 @@ impl Worker {
 }
 
 /// The call that a message asks for; `None` when its target is none, which only a damaged message has.
-fn request(head: &Head, body: Bytes) -> Option<Request> {
+fn request(head: &Head, body: &Bytes) -> Option<Request> {
     let mut request = Request::new(Body::from(body.clone()));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = Uri::try_from(&head.target).ok()?;
@@ -354,7 +352,7 @@ impl Kept {
         {
             match timeout(BODY_STALL, body.frame()).await {
                 Ok(Some(Ok(frame))) => {
-                    self.start.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new()))
+                    self.start.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new()));
                 }
                 _ => self.rest = None,
             }

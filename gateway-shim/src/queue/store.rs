@@ -82,7 +82,7 @@ pub(crate) struct DeadLimits {
 #[derive(Debug, Clone)]
 pub(crate) enum Change {
     /// Keep a new message, due when it was accepted.
-    Put(Message),
+    Put(Box<Message>),
     /// Forget a delivered one.
     Done(Place),
     /// Keep it for another attempt.
@@ -137,6 +137,9 @@ pub(crate) struct Totals {
     /// Dead letters.
     pub(crate) dead: u64,
 }
+
+/// A function with messages: how many, and when the first is due.
+pub(crate) type Waiting = (Arc<str>, u64, u64);
 
 /// What a fetch found.
 #[derive(Debug, Default)]
@@ -233,7 +236,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`] when the database fails.
-    pub(crate) fn load(&self) -> Result<(Vec<(Arc<str>, u64, u64)>, Totals), StoreError> {
+    pub(crate) fn load(&self) -> Result<(Vec<Waiting>, Totals), StoreError> {
         let read = self.database()?.begin_read()?;
         let (counts, waiting) = (read.open_table(COUNTS)?, read.open_table(WAITING)?);
         let mut functions = Vec::new();
@@ -538,7 +541,13 @@ mod tests {
     }
 
     fn put(store: &Store, function: &str, at_ms: u64) -> Place {
-        match store.apply(&[Change::Put(message(function, at_ms))]).unwrap().0.pop().unwrap() {
+        match store
+            .apply(&[Change::Put(Box::new(message(function, at_ms)))])
+            .unwrap()
+            .0
+            .pop()
+            .unwrap()
+        {
             Effect::Waits(place) => place,
             other => panic!("{other:?}"),
         }

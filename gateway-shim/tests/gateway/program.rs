@@ -1,7 +1,7 @@
 //! The program itself: settings, start, stop.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use http::{Request, StatusCode};
 
@@ -16,9 +16,11 @@ fn program() -> Command {
 /// The program, serving in front of a provider; killed if a test ends early.
 pub(crate) struct Program {
     pub(crate) gateway: Server,
-    child: Child,
-    _log: BufReader<ChildStderr>,
+    child: Running,
 }
+
+/// A process that ends with the test.
+struct Running(Child);
 
 impl Program {
     /// Starts the program on free ports with the settings of `more`, and waits until it listens.
@@ -31,36 +33,38 @@ impl Program {
             .env("metrics_port", "0")
             .env("HYPERFAAS_LOG_FORMAT", "json")
             .env("HYPERFAAS_ASYNC_DIR", "off");
-        let mut child = command.envs(more.iter().copied()).spawn().unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap());
-        loop {
+        let mut child = Running(command.envs(more.iter().copied()).spawn().unwrap());
+        let mut log = BufReader::new(child.0.stderr.take().unwrap());
+        let address = loop {
             let mut line = String::new();
             assert_ne!(log.read_line(&mut line).unwrap(), 0, "it ended before it listened");
             let line: serde_json::Value = serde_json::from_str(&line).unwrap();
             if line["message"] == "gateway listening" {
-                let gateway = Server::at(line["address"].as_str().unwrap().parse().unwrap());
-                return Self { gateway, child, _log: log };
+                break line["address"].as_str().unwrap().parse().unwrap();
             }
-        }
+        };
+        // Whatever else it says must not fill the pipe.
+        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        Self { gateway: Server::at(address), child }
     }
 
     /// `kill -9`.
     pub(crate) fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.child.0.kill().unwrap();
+        self.child.0.wait().unwrap();
     }
 
     /// Asks it to stop; whether it ended well.
     pub(crate) fn stop(mut self) -> bool {
-        let stopped = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
-        stopped.success() && self.child.wait().unwrap().success()
+        let stopped = Command::new("kill").arg(self.child.0.id().to_string()).status().unwrap();
+        stopped.success() && self.child.0.wait().unwrap().success()
     }
 }
 
-impl Drop for Program {
+impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

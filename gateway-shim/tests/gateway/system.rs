@@ -27,7 +27,7 @@ const FORWARDED: [(&str, &str); 18] = [
     ("GET", "/system/telemetry"),
 ];
 
-fn authorization() -> String {
+pub(crate) fn authorization() -> String {
     BasicAuth::new(USER.0, USER.1).header().to_str().unwrap().to_owned()
 }
 
