@@ -98,14 +98,34 @@ impl Functions {
         self.ask(function, asking).await
     }
 
-    /// What is known of `function` already; whether the caller should ask again by [`Self::fresh`], off its own path.
-    ///
-    /// `None` when it was never asked for.
-    pub(crate) fn known(&self, function: &str) -> Option<(Lookup, bool)> {
+    /// What is known of `function` already, and whether the caller is the one to ask again; `None` when it was never
+    /// asked for.
+    fn known(&self, function: &str) -> Option<(Lookup, bool)> {
         let mut functions = self.lock();
         let known = functions.get_mut(function)?;
         let is_mine = known.at.elapsed() >= FRESH && !std::mem::replace(&mut known.is_asked, true);
         Some((known.lookup.clone(), is_mine))
+    }
+
+    /// As [`Self::fresh`], but what was known once is good enough: then `refresh` is told to ask again when that is due.
+    ///
+    /// For calls that must not wait: only the first one of a function does, for `patience` at most.
+    pub(crate) async fn soon(
+        &self,
+        function: &str,
+        asking: Asking<'_>,
+        patience: Duration,
+        refresh: impl FnOnce(),
+    ) -> Lookup {
+        match self.known(function) {
+            Some((lookup, is_due)) => {
+                if is_due {
+                    refresh();
+                }
+                lookup
+            }
+            None => timeout(patience, self.ask(function, asking)).await.unwrap_or(Lookup::Unknown),
+        }
     }
 
     async fn ask(&self, function: &str, asking: Asking<'_>) -> Lookup {

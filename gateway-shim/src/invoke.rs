@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use crate::error::{chain, not_found, refusal};
 use crate::routes::Gateway;
+use crate::trace::{Kind, Span};
 
 /// Path prefix of invocations.
 const PREFIX: &str = "/function/";
@@ -43,12 +44,24 @@ pub(crate) async fn invoke(State(gateway): State<Arc<Gateway>>, mut request: Req
         return call.mark_response(not_found());
     };
     let mut invocation = gateway.metrics.begin(&function);
-    let response = match gateway.provider.call(request, gateway.upstream_timeout).await {
-        Ok(response) => response,
-        Err(error) => refuse(&error, &function, &call),
-    };
+    let mut span = Span::begin(&gateway, &mut request, &function, Kind::Server);
+    let answer = send(&gateway, request, invocation.function()).await;
+    let response = answer.unwrap_or_else(|error| refuse(&error, &function, &call));
     invocation.answered(response.status());
-    call.mark_response(response.map(|body| hold(body, invocation)))
+    span.answered(response.status());
+    call.mark_response(response.map(|body| hold(body, (invocation, span))))
+}
+
+/// Sends a call to the provider; the time its function asks for by label goes before the gateway's own.
+async fn send(
+    gateway: &Arc<Gateway>,
+    request: Request,
+    function: &str,
+) -> Result<Response, ForwardError> {
+    match gateway.look_up_soon(function).await.settings().timeout {
+        Some(limit) => gateway.provider.call_within(request, Some(limit)).await,
+        None => gateway.provider.call(request, gateway.upstream_timeout).await,
+    }
 }
 
 fn refuse(error: &ForwardError, function: &str, call: &Call) -> Response {

@@ -154,6 +154,11 @@ impl Metrics {
         }
     }
 
+    /// Namespace of functions that are called without one; empty when there is none.
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// `reference` with its namespace: `name.namespace`.
     pub(crate) fn full_name(&self, reference: &str) -> String {
         if reference.contains('.') || self.namespace.is_empty() {
@@ -293,6 +298,11 @@ pub(crate) struct Invocation {
 }
 
 impl Invocation {
+    /// Whose call it is, as `name.namespace`.
+    pub(crate) fn function(&self) -> &str {
+        &self.name
+    }
+
     /// Notes the status that the caller gets; without one the caller has left.
     pub(crate) fn answered(&mut self, status: StatusCode) {
         self.status = Some(status);

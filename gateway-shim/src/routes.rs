@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodFilter, MethodRouter, any, get, on, post};
-use hyperfaas_http::auth::{self, BasicAuth};
+use hyperfaas_http::auth::BasicAuth;
 use hyperfaas_protocol::names::DEFAULT_NAMESPACE;
 use tokio_util::sync::CancellationToken;
 
@@ -17,25 +17,42 @@ use crate::config::GatewayConfig;
 use crate::functions::{Asking, Functions, Lookup};
 use crate::metrics::Metrics;
 use crate::queue::{Queue, pump};
+use crate::trace::Tracer;
 use crate::upstream::Upstream;
-use crate::{alert, error, invoke, later, metrics, queue_api, system};
+use crate::users::Users;
+use crate::{access, alert, error, invoke, later, metrics, queue_api, system};
+
+/// Longest that the first call of a function waits for what its labels say.
+const LOOK_UP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the handlers share.
 pub(crate) struct Gateway {
     pub(crate) provider: Upstream,
     pub(crate) logs: Upstream,
     pub(crate) auth: Option<BasicAuth>,
+    pub(crate) users: Option<Users>,
     pub(crate) upstream_timeout: Option<Duration>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) functions: Functions,
     pub(crate) queue: Option<Arc<Queue>>,
     pub(crate) callbacks: CallbackPolicy,
+    pub(crate) tracer: Option<Tracer>,
 }
 
 impl Gateway {
     /// What `function` (`name.namespace`) asks for by its labels.
     pub(crate) async fn look_up(&self, function: &str) -> Lookup {
         self.functions.fresh(function, self.asking()).await
+    }
+
+    /// As [`Self::look_up`], for a call that must not wait: what was known a moment ago is good enough.
+    pub(crate) async fn look_up_soon(self: &Arc<Self>, function: &str) -> Lookup {
+        let patience = self.upstream_timeout.map_or(LOOK_UP_PATIENCE, |t| t.min(LOOK_UP_PATIENCE));
+        let refresh = || {
+            let (gateway, function) = (Arc::clone(self), function.to_owned());
+            tokio::spawn(async move { gateway.look_up(&function).await });
+        };
+        self.functions.soon(function, self.asking(), patience, refresh).await
     }
 
     fn asking(&self) -> Asking<'_> {
@@ -67,7 +84,7 @@ pub struct Routers {
     pub work: Work,
 }
 
-/// What a gateway does by itself: it delivers asynchronous calls.
+/// What a gateway does by itself: it delivers asynchronous calls and notices changed credentials.
 pub struct Work(Arc<Gateway>);
 
 impl std::fmt::Debug for Work {
@@ -82,6 +99,31 @@ impl Work {
     /// At `stop` nothing new is begun, and what runs has `drain` to finish. `served` tells that no request is served any
     /// more, so that nobody will ask for anything to be kept.
     pub async fn run(self, stop: CancellationToken, served: CancellationToken, drain: Duration) {
+        let watching = stop.clone();
+        tokio::join!(self.watch(watching), self.deliver(stop, served, drain));
+    }
+
+    /// Takes over changed credentials and users, and exports spans.
+    async fn watch(&self, stop: CancellationToken) {
+        let basic = async {
+            if let Some(basic) = &self.0.auth {
+                basic.watch(stop.clone()).await;
+            }
+        };
+        let users = async {
+            if let Some(users) = &self.0.users {
+                users.watch(stop.clone()).await;
+            }
+        };
+        let traces = async {
+            if let Some(tracer) = &self.0.tracer {
+                tracer.export(stop.clone()).await;
+            }
+        };
+        tokio::join!(basic, users, traces);
+    }
+
+    async fn deliver(&self, stop: CancellationToken, served: CancellationToken, drain: Duration) {
         let Some(queue) = self.0.queue.clone() else { return };
         let delivered = CancellationToken::new();
         let writing = queue.write(delivered.clone());
@@ -106,20 +148,22 @@ pub fn router(config: GatewayConfig, provider: Upstream, logs: Option<Upstream>)
 /// With [`Upstream::Local`] gateway and provider run in one process. A provider that checks basic auth itself must have the
 /// same credentials as the gateway.
 pub fn routers(config: GatewayConfig, backends: Backends) -> Routers {
-    let GatewayConfig { auth, upstream_timeout, callbacks } = config;
+    let GatewayConfig { auth, users, upstream_timeout, callbacks, traces } = config;
     let Backends { provider, logs, namespace, queue } = backends;
     let gateway = Arc::new(Gateway {
         logs: logs.unwrap_or_else(|| provider.clone()),
         provider,
-        auth: auth.clone(),
+        auth,
+        users,
         upstream_timeout,
         metrics: Arc::new(Metrics::new(&namespace)),
         functions: Functions::default(),
         queue: queue.map(Arc::new),
         callbacks,
+        tracer: traces.map(Tracer::new),
     });
     Routers {
-        api: api(Arc::clone(&gateway), &auth),
+        api: api(Arc::clone(&gateway)),
         metrics: metrics_routes(Arc::clone(&gateway)),
         work: Work(gateway),
     }
@@ -133,17 +177,16 @@ fn metrics_routes(gateway: Arc<Gateway>) -> Router {
         .with_state(gateway)
 }
 
-fn api(gateway: Arc<Gateway>, auth: &Option<BasicAuth>) -> Router {
-    let secured = |route: MethodRouter<Arc<Gateway>>| {
-        route.route_layer(from_fn_with_state(auth.clone(), auth::require))
-    };
+fn api(gateway: Arc<Gateway>) -> Router {
+    let guard = || from_fn_with_state(Arc::clone(&gateway), access::guard);
+    let secured = |route: MethodRouter<Arc<Gateway>>| route.route_layer(guard());
     let pass_on = |methods| secured(on(methods, system::pass_on));
 
     let (read, create) = (MethodFilter::GET, MethodFilter::POST);
     let write = create.or(MethodFilter::PUT).or(MethodFilter::DELETE);
     let all = read.or(write);
     let routes = match &gateway.queue {
-        Some(_) => queue_routes(auth),
+        Some(_) => queue_routes(&gateway),
         None => Router::new(),
     };
     routes
@@ -160,6 +203,7 @@ fn api(gateway: Arc<Gateway>, auth: &Option<BasicAuth>) -> Router {
         .route("/system/namespace/{name}", pass_on(all))
         .route("/system/telemetry", pass_on(read))
         .route("/system/alert", secured(post(alert::alert)))
+        .route("/system/hyperfaas/functions/{name}/{view}", pass_on(read))
         .route("/system/logs", secured(on(read, system::logs)))
         .route("/system/info", secured(on(read, system::info)))
         .fallback(async || error::not_found())
@@ -167,10 +211,9 @@ fn api(gateway: Arc<Gateway>, auth: &Option<BasicAuth>) -> Router {
 }
 
 /// Asynchronous calls and what became of them; routes of a gateway with a queue only, as in OpenFaaS without NATS.
-fn queue_routes(auth: &Option<BasicAuth>) -> Router<Arc<Gateway>> {
-    let secured = |route: MethodRouter<Arc<Gateway>>| {
-        route.route_layer(from_fn_with_state(auth.clone(), auth::require))
-    };
+fn queue_routes(gateway: &Arc<Gateway>) -> Router<Arc<Gateway>> {
+    let guard = || from_fn_with_state(Arc::clone(gateway), access::guard);
+    let secured = |route: MethodRouter<Arc<Gateway>>| route.route_layer(guard());
     let one = get(queue_api::dead_letter).delete(queue_api::remove);
     Router::new()
         .route("/async-function/{*call}", post(later::accept))

@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use hyperfaas_gateway::{CallbackPolicy, GatewayConfig, QueueSettings};
+use hyperfaas_gateway::{CallbackPolicy, GatewayConfig, QueueSettings, TraceSettings, Users};
+use hyperfaas_http::Tls;
 use hyperfaas_http::auth::{AuthError, BasicAuth};
 use hyperfaas_http::config::{Settings, SettingsError};
 use hyperfaas_protocol::Namespace;
@@ -69,6 +70,10 @@ pub struct Config {
     pub gateway_metrics_port: Option<u16>,
     gateway_queue: Option<QueueSettings>,
     callbacks: CallbackPolicy,
+    users: Option<Users>,
+    traces: Option<TraceSettings>,
+    /// Certificate of that gateway, when it speaks TLS.
+    pub gateway_tls: Option<Tls>,
     has_basic_auth: bool,
     secret_mount_path: PathBuf,
     read_timeout: Option<Duration>,
@@ -110,6 +115,9 @@ impl Config {
             namespace: namespace(s),
             gateway_queue: hyperfaas_gateway::config::queue(s, &state_dir.join("async")),
             callbacks: hyperfaas_gateway::config::callbacks(s),
+            users: hyperfaas_gateway::config::users(s),
+            traces: hyperfaas_gateway::config::traces(s),
+            gateway_tls: hyperfaas_gateway::config::tls(s),
             state_dir,
             max_replicas: at_least_one(s, "HYPERFAAS_MAX_REPLICAS", MAX_REPLICAS),
             cold_start_timeout: s.duration("HYPERFAAS_COLD_START_TIMEOUT", COLD_START_TIMEOUT),
@@ -163,7 +171,13 @@ impl Config {
 
     /// Settings of the gateway in this process, which trusts whom the provider trusts.
     pub fn gateway(&self, auth: Option<BasicAuth>) -> GatewayConfig {
-        GatewayConfig { auth, upstream_timeout: self.read_timeout, callbacks: self.callbacks }
+        GatewayConfig {
+            auth,
+            users: self.users.clone(),
+            upstream_timeout: self.read_timeout,
+            callbacks: self.callbacks,
+            traces: self.traces.clone(),
+        }
     }
 
     /// Settings of that gateway's queue of asynchronous calls, in the state directory unless another one is named;

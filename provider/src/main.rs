@@ -7,8 +7,8 @@ use std::time::Duration;
 use axum::Router;
 use hyperfaas_gateway::{Backends, Queue, Upstream, routers};
 use hyperfaas_http::config::{EXIT_SETTINGS, SettingsError, lookup};
-use hyperfaas_http::serve::{ServeLimits, listen, raise_open_files, serve};
-use hyperfaas_http::telemetry;
+use hyperfaas_http::serve::{ServeLimits, listen, raise_open_files, serve_with};
+use hyperfaas_http::{Tls, telemetry};
 use hyperfaas_protocol::moment::SystemClock;
 use hyperfaas_provider::api::{Api, router_until};
 use hyperfaas_provider::catalog::Catalog;
@@ -95,9 +95,14 @@ async fn run(config: Config) -> Result<(), String> {
 
     let api = Api { catalog, cluster, dispatch, engine, settings: config.api() };
     let auth = config.auth().map_err(|error| error.to_string())?;
+    if let (Some(auth), None) = (&auth, &gateway) {
+        // A gateway in this process watches the credentials for both.
+        let (auth, stop) = (auth.clone(), serving.clone());
+        tasks.spawn(async move { auth.watch(stop).await });
+    }
     let provider = router_until(Arc::new(api), auth.clone(), serving.clone());
     let mut servers = TaskTracker::new();
-    start(&mut servers, "provider", listener, provider.clone(), &serving);
+    start(&mut servers, "provider", (listener, None), provider.clone(), &serving);
     let served = CancellationToken::new();
     let mut work = None;
     if let Some(listener) = gateway {
@@ -110,9 +115,19 @@ async fn run(config: Config) -> Result<(), String> {
         };
         let routers = routers(config.gateway(auth), backends);
         work = Some(tokio::spawn(routers.work.run(serving.clone(), served.clone(), DRAIN_TIMEOUT)));
-        start(&mut servers, "gateway", listener, routers.api, &serving);
+        if let Some(tls) = config.gateway_tls.clone() {
+            let stop = serving.clone();
+            servers.spawn(async move { tls.watch(stop).await });
+        }
+        start(
+            &mut servers,
+            "gateway",
+            (listener, config.gateway_tls.clone()),
+            routers.api,
+            &serving,
+        );
         if let Some(listener) = gateway_metrics {
-            start(&mut servers, "gateway metrics", listener, routers.metrics, &serving);
+            start(&mut servers, "gateway metrics", (listener, None), routers.metrics, &serving);
         }
     }
     wait_for_signal().await?;
@@ -141,7 +156,7 @@ fn bind(address: std::net::IpAddr, port: u16) -> Result<TcpListener, String> {
 fn start(
     servers: &mut TaskTracker,
     what: &'static str,
-    listener: TcpListener,
+    (listener, tls): (TcpListener, Option<Tls>),
     router: Router,
     stop: &CancellationToken,
 ) {
@@ -149,7 +164,7 @@ fn start(
         Ok(address) => info!(%address, "{what} listening"),
         Err(error) => error!(%error, "{what} listening, address unknown"),
     }
-    servers.spawn(serve(listener, router, ServeLimits::default(), stop.clone()));
+    servers.spawn(serve_with(listener, router, ServeLimits::default(), tls, stop.clone()));
 }
 
 async fn wait_for_signal() -> Result<(), String> {

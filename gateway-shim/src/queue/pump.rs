@@ -31,6 +31,7 @@ use crate::error::chain;
 use crate::functions::{FunctionSettings, Lookup};
 use crate::invoke::{ascii, is_internal};
 use crate::routes::Gateway;
+use crate::trace::{Kind, Span};
 
 /// Of an answer this much is kept so that its callback can be tried again; what is longer is sent once, streaming.
 const ANSWER_MAX: usize = 1 << 20;
@@ -193,19 +194,23 @@ impl Worker {
     ) -> (Attempt, Option<Answer>) {
         let start = Instant::now();
         let head = &message.head;
-        let Some(request) = request(head, &message.body) else { return (Attempt::Gone, None) };
+        let Some(mut request) = request(head, &message.body) else { return (Attempt::Gone, None) };
         let mut invocation = self.gateway.metrics.begin(&head.function);
+        let mut span = Span::begin(&self.gateway, &mut request, &head.function, Kind::Consumer);
         let limit = settings.timeout.or(self.gateway.upstream_timeout);
         let response = match self.gateway.provider.call_within(request, limit).await {
             Ok(response) => response,
             Err(error) => {
                 let (function, call_id) = (&*head.function, &*head.call_id);
                 warn!(function, call_id, error = chain(&error), "asynchronous call failed");
-                invocation.answered(crate::error::refusal(&error).status());
+                let status = crate::error::refusal(&error).status();
+                invocation.answered(status);
+                span.answered(status);
                 return (Attempt::Failed, None);
             }
         };
         invocation.answered(response.status());
+        span.answered(response.status());
         let (parts, body) = response.into_parts();
         let is_internal = is_internal(&parts.headers);
         let attempt = Attempt::Answered {

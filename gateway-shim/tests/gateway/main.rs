@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "these are tests, their helper functions included")]
 
+mod access;
 mod alerts;
 mod calls;
 mod later;

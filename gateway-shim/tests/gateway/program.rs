@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 
 use http::{Request, StatusCode};
 
@@ -16,6 +17,8 @@ fn program() -> Command {
 /// The program, serving in front of a provider; killed if a test ends early.
 pub(crate) struct Program {
     pub(crate) gateway: Server,
+    /// What it logs after it has begun to listen.
+    pub(crate) lines: mpsc::Receiver<String>,
     child: Running,
 }
 
@@ -43,9 +46,21 @@ impl Program {
                 break line["address"].as_str().unwrap().parse().unwrap();
             }
         };
-        // Whatever else it says must not fill the pipe.
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        Self { gateway: Server::at(address), child }
+        let (tell, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            log.lines().map_while(Result::ok).try_for_each(|line| tell.send(line))
+        });
+        Self { gateway: Server::at(address), lines, child }
+    }
+
+    /// The next line of the log that holds `text`.
+    pub(crate) fn logged(&self, text: &str) -> String {
+        loop {
+            let line = self.lines.recv_timeout(std::time::Duration::from_secs(30)).unwrap();
+            if line.contains(text) {
+                return line;
+            }
+        }
     }
 
     /// `kill -9`.

@@ -71,6 +71,8 @@ async fn mirror(request: Request) -> Response {
 pub(crate) fn config(auth: bool) -> GatewayConfig {
     GatewayConfig {
         auth: auth.then(|| BasicAuth::new(USER.0, USER.1)),
+        users: None,
+        traces: None,
         upstream_timeout: Some(Duration::from_secs(20)),
         callbacks: CallbackPolicy { allows_loopback: true },
     }
