@@ -55,6 +55,8 @@ pub struct GatewayConfig {
     pub callbacks: CallbackPolicy,
     /// Where spans go; `None`: trace context just passes.
     pub traces: Option<TraceSettings>,
+    /// Whether functions are called by the schedules in their annotations.
+    pub cron: bool,
 }
 
 /// What the gateway as a process needs.
@@ -116,13 +118,14 @@ impl ProcessConfig {
         let needs_queue = settings.text(QUEUE_DIR_NAME).is_some();
         let callbacks = callbacks(&settings);
         let traces = traces(&mut settings);
+        let cron = cron(&mut settings);
         match (ip, provider) {
             (Ok(ip), Some(provider)) => settings.finish(Self {
                 address: SocketAddr::new(ip, port),
                 metrics_address: metrics_port.map(|port| SocketAddr::new(ip, port)),
                 needs_metrics,
                 namespace,
-                gateway: GatewayConfig { auth, users, upstream_timeout, callbacks, traces },
+                gateway: GatewayConfig { auth, users, upstream_timeout, callbacks, traces, cron },
                 provider,
                 logs,
                 limits,
@@ -164,6 +167,18 @@ pub fn queue(settings: &mut Settings<'_>, directory: &Path) -> Option<QueueSetti
         }
     }
     Some(queue)
+}
+
+/// Whether functions are called by their schedules; `off` turns that off.
+pub fn cron(settings: &mut Settings<'_>) -> bool {
+    match settings.text("HYPERFAAS_CRON").as_deref() {
+        None | Some("on") => true,
+        Some("off") => false,
+        Some(_) => {
+            settings.mistake("HYPERFAAS_CRON", "must be on or off");
+            false
+        }
+    }
 }
 
 /// Where spans go, by OpenTelemetry's own variables.

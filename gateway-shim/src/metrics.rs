@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use http::StatusCode;
 use http::header::CONTENT_TYPE;
-use http::{StatusCode, Uri};
 use prometheus::core::Collector;
 use prometheus::{
     Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
@@ -47,6 +47,35 @@ pub(crate) struct Metrics {
     is_full: AtomicBool,
     /// Of asynchronous calls.
     pub(crate) queue: QueueMetrics,
+    /// Of calls by schedule.
+    pub(crate) cron: CronMetrics,
+}
+
+/// Counts of calls by schedule.
+pub(crate) struct CronMetrics {
+    calls: IntCounterVec,
+    schedules: IntGauge,
+}
+
+impl CronMetrics {
+    fn new() -> Self {
+        let help = "Calls by schedule: called, or kept for the queue to call; or failed";
+        let schedules = IntGauge::new("gateway_cron_schedules", "Schedules that are followed");
+        Self {
+            calls: counter("gateway_cron_calls_total", help, &["result"]),
+            schedules: schedules.expect("the name is valid"),
+        }
+    }
+
+    /// A call was `called` or has `failed`.
+    pub(crate) fn called(&self, result: &str) {
+        self.calls.with_label_values(&[result]).inc();
+    }
+
+    /// So many schedules are followed.
+    pub(crate) fn schedules(&self, count: usize) {
+        self.schedules.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
 }
 
 /// Counts of asynchronous calls.
@@ -130,7 +159,7 @@ impl Metrics {
         let options = HistogramOpts::new("gateway_functions_seconds", "Time of function calls");
         let seconds = HistogramVec::new(options, by_code).expect("names and labels are valid");
         let registry = Registry::new();
-        let queue = QueueMetrics::new();
+        let (queue, cron) = (QueueMetrics::new(), CronMetrics::new());
         for collector in [
             Box::new(started.clone()) as Box<dyn Collector>,
             Box::new(finished.clone()),
@@ -138,6 +167,8 @@ impl Metrics {
             Box::new(queue.accepted.clone()),
             Box::new(queue.delivered.clone()),
             Box::new(queue.callbacks.clone()),
+            Box::new(cron.calls.clone()),
+            Box::new(cron.schedules.clone()),
         ] {
             registry.register(collector).expect("names are unique");
         }
@@ -151,6 +182,7 @@ impl Metrics {
             functions,
             is_full,
             queue,
+            cron,
         }
     }
 
@@ -332,7 +364,8 @@ struct FunctionReplicas {
 
 /// `/metrics`: the counters, and the replicas as the provider tells them now.
 pub(crate) async fn scrape(State(gateway): State<Arc<Gateway>>) -> Response {
-    let replicas = timeout(SCRAPE_TIMEOUT, replicas(&gateway)).await.unwrap_or_default();
+    let replicas = timeout(SCRAPE_TIMEOUT, system::all_functions(&gateway)).await;
+    let replicas = replicas.ok().flatten().unwrap_or_default();
     let waiting = Waiting::of(&gateway).await;
     match gateway.metrics.text(&replicas, &waiting) {
         Ok(text) => ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
@@ -340,24 +373,6 @@ pub(crate) async fn scrape(State(gateway): State<Arc<Gateway>>) -> Response {
             hyperfaas_http::error::plain(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
         }
     }
-}
-
-/// All functions of all namespaces; those that the provider does not tell are left out.
-async fn replicas(gateway: &Gateway) -> Vec<FunctionReplicas> {
-    let namespaces = match system::ask(gateway, Uri::from_static("/system/namespaces")).await {
-        Some(body) => serde_json::from_slice::<Vec<String>>(&body).unwrap_or_default(),
-        None => Vec::new(),
-    };
-    let mut all = Vec::new();
-    for namespace in namespaces {
-        let Ok(target) = Uri::try_from(format!("/system/functions?namespace={namespace}")) else {
-            continue;
-        };
-        if let Some(body) = system::ask(gateway, target).await {
-            all.extend(serde_json::from_slice::<Vec<FunctionReplicas>>(&body).unwrap_or_default());
-        }
-    }
-    all
 }
 
 #[cfg(test)]
@@ -409,7 +424,9 @@ mod tests {
         call(&metrics, &"x".repeat(200), Some(200));
         assert!(
             metrics.counts().is_empty()
-                && metrics.text(&[], &Waiting::default()).unwrap().is_empty()
+                && !String::from_utf8(metrics.text(&[], &Waiting::default()).unwrap())
+                    .unwrap()
+                    .contains("function_name")
         );
         for number in 0..FUNCTIONS_MAX + 5 {
             call(&metrics, &format!("f{number}"), Some(503));

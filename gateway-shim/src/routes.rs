@@ -20,7 +20,7 @@ use crate::queue::{Queue, pump};
 use crate::trace::Tracer;
 use crate::upstream::Upstream;
 use crate::users::Users;
-use crate::{access, alert, error, invoke, later, metrics, queue_api, system};
+use crate::{access, alert, cron, error, invoke, later, metrics, openapi, queue_api, system};
 
 /// Longest that the first call of a function waits for what its labels say.
 const LOOK_UP_PATIENCE: Duration = Duration::from_secs(1);
@@ -37,6 +37,8 @@ pub(crate) struct Gateway {
     pub(crate) queue: Option<Arc<Queue>>,
     pub(crate) callbacks: CallbackPolicy,
     pub(crate) tracer: Option<Tracer>,
+    /// Whether functions are called by their schedules.
+    pub(crate) has_cron: bool,
 }
 
 impl Gateway {
@@ -84,7 +86,8 @@ pub struct Routers {
     pub work: Work,
 }
 
-/// What a gateway does by itself: it delivers asynchronous calls and notices changed credentials.
+/// What a gateway does by itself: it delivers asynchronous calls, calls functions by their
+/// schedules, exports spans and notices changed credentials.
 pub struct Work(Arc<Gateway>);
 
 impl std::fmt::Debug for Work {
@@ -99,8 +102,12 @@ impl Work {
     /// At `stop` nothing new is begun, and what runs has `drain` to finish. `served` tells that no request is served any
     /// more, so that nobody will ask for anything to be kept.
     pub async fn run(self, stop: CancellationToken, served: CancellationToken, drain: Duration) {
-        let watching = stop.clone();
-        tokio::join!(self.watch(watching), self.deliver(stop, served, drain));
+        let cron = async {
+            if self.0.has_cron {
+                cron::run(Arc::clone(&self.0), stop.clone()).await;
+            }
+        };
+        tokio::join!(self.watch(stop.clone()), cron, self.deliver(stop.clone(), served, drain));
     }
 
     /// Takes over changed credentials and users, and exports spans.
@@ -148,7 +155,7 @@ pub fn router(config: GatewayConfig, provider: Upstream, logs: Option<Upstream>)
 /// With [`Upstream::Local`] gateway and provider run in one process. A provider that checks basic auth itself must have the
 /// same credentials as the gateway.
 pub fn routers(config: GatewayConfig, backends: Backends) -> Routers {
-    let GatewayConfig { auth, users, upstream_timeout, callbacks, traces } = config;
+    let GatewayConfig { auth, users, upstream_timeout, callbacks, traces, cron } = config;
     let Backends { provider, logs, namespace, queue } = backends;
     let gateway = Arc::new(Gateway {
         logs: logs.unwrap_or_else(|| provider.clone()),
@@ -161,6 +168,7 @@ pub fn routers(config: GatewayConfig, backends: Backends) -> Routers {
         queue: queue.map(Arc::new),
         callbacks,
         tracer: traces.map(Tracer::new),
+        has_cron: cron,
     });
     Routers {
         api: api(Arc::clone(&gateway)),
@@ -203,6 +211,7 @@ fn api(gateway: Arc<Gateway>) -> Router {
         .route("/system/namespace/{name}", pass_on(all))
         .route("/system/telemetry", pass_on(read))
         .route("/system/alert", secured(post(alert::alert)))
+        .route("/system/hyperfaas/openapi.json", secured(get(openapi::document)))
         .route("/system/hyperfaas/functions/{name}/{view}", pass_on(read))
         .route("/system/logs", secured(on(read, system::logs)))
         .route("/system/info", secured(on(read, system::info)))

@@ -72,6 +72,7 @@ pub struct Config {
     callbacks: CallbackPolicy,
     users: Option<Users>,
     traces: Option<TraceSettings>,
+    cron: bool,
     /// Certificate of that gateway, when it speaks TLS.
     pub gateway_tls: Option<Tls>,
     has_basic_auth: bool,
@@ -117,6 +118,7 @@ impl Config {
             callbacks: hyperfaas_gateway::config::callbacks(s),
             users: hyperfaas_gateway::config::users(s),
             traces: hyperfaas_gateway::config::traces(s),
+            cron: hyperfaas_gateway::config::cron(s),
             gateway_tls: hyperfaas_gateway::config::tls(s),
             state_dir,
             max_replicas: at_least_one(s, "HYPERFAAS_MAX_REPLICAS", MAX_REPLICAS),
@@ -177,6 +179,7 @@ impl Config {
             upstream_timeout: self.read_timeout,
             callbacks: self.callbacks,
             traces: self.traces.clone(),
+            cron: self.cron,
         }
     }
 

@@ -56,7 +56,6 @@ const ROUTES: [(&str, &str); 19] = [
 #[tokio::test]
 async fn no_route_opens_to_wrong_or_missing_credentials_by_any_method() {
     let directory = tempfile::tempdir().unwrap();
-    let hash = hash_password(b"pw").unwrap();
     let mut wrong = vec![
         None,
         Some("Bearer ".to_owned()),
@@ -64,12 +63,14 @@ async fn no_route_opens_to_wrong_or_missing_credentials_by_any_method() {
         Some("Basic".into()),
         Some("Basic ???".into()),
     ];
-    wrong.extend([("admin", "wrong"), ("ann", "wrong"), ("", "")].map(|(u, p)| Some(basic(u, p))));
+    wrong.extend(
+        [("admin", "wrong"), ("wrong", "secret"), ("", "")].map(|(u, p)| Some(basic(u, p))),
+    );
     for (path, methods) in ROUTES {
         // A gateway for each route, so that none of its failures counts against the next.
         let directory = directory.path().join(path.replace('/', "_"));
         std::fs::create_dir(&directory).unwrap();
-        let gateway = gateway(Some(&format!("ann:admin:{hash}")), &directory);
+        let gateway = gateway(None, &directory);
         for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "PROPFIND"] {
             let is_known = methods
                 .split(' ')

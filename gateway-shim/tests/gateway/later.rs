@@ -42,10 +42,12 @@ struct Reply {
     status: u16,
     headers: Vec<(&'static str, &'static str)>,
     takes: Duration,
+    /// Where calls wait for one another.
+    pairs: Option<Arc<tokio::sync::Barrier>>,
 }
 
 fn reply(status: u16, headers: &[(&'static str, &'static str)]) -> Reply {
-    Reply { status, headers: headers.to_vec(), takes: Duration::ZERO }
+    Reply { status, headers: headers.to_vec(), takes: Duration::ZERO, pairs: None }
 }
 
 fn lab(labels: &Value) -> Lab {
@@ -63,6 +65,9 @@ fn lab(labels: &Value) -> Lab {
             let body = body.collect().await.unwrap().to_bytes();
             let reply = answers.borrow().clone();
             tokio::time::sleep(reply.takes).await;
+            if let Some(pairs) = &reply.pairs {
+                pairs.wait().await;
+            }
             let body = String::from_utf8_lossy(&body).into_owned();
             let target = parts.uri.to_string();
             running.fetch_sub(1, Ordering::SeqCst);
@@ -386,7 +391,9 @@ async fn a_function_has_no_more_calls_under_way_than_its_label_says() {
     let directory = tempfile::tempdir().unwrap();
     let lab = lab(&serde_json::json!({"com.hyperfaas.async.concurrency": "2"}));
     let gateway = keeping(Upstream::Local(lab.router.clone()), settings(directory.path()));
-    lab.answer.send_replace(Reply { takes: Duration::from_millis(5), ..reply(200, &[]) });
+    // A call is answered when another one is under way: were fewer allowed than two, none would be.
+    let pairs = Some(Arc::new(tokio::sync::Barrier::new(2)));
+    lab.answer.send_replace(Reply { pairs, ..reply(200, &[]) });
     for _ in 0..20 {
         call(&gateway.api, "/async-function/f", &[], "").await;
     }
@@ -464,4 +471,31 @@ async fn a_callback_that_fails_is_tried_again_without_calling_the_function_again
     assert_eq!(*times.lock().unwrap(), 2);
     next(&mut lab.seen).await;
     assert!(lab.seen.is_empty());
+}
+
+#[tokio::test]
+async fn a_schedule_calls_its_function_with_and_without_a_queue() {
+    for has_queue in [true, false] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut lab = lab(&Value::Null);
+        let list = r#"[{"name":"f","namespace":"n","annotations":{"topic":"cron-function","schedule":"* * * * * *"}}]"#;
+        let router = Router::new()
+            .route("/system/namespaces", get(async || r#"["n"]"#))
+            .route("/system/functions", get(move || async move { list }))
+            .fallback_service(lab.router.clone());
+        let queue = has_queue.then(|| Queue::open(settings(directory.path())).unwrap());
+        let config = hyperfaas_gateway::GatewayConfig { cron: true, ..config(false) };
+        let routers = routers(config, backends(Upstream::Local(router), "n", queue));
+        let stop = CancellationToken::new();
+        tokio::spawn(routers.work.run(stop.clone(), stop.clone(), Duration::from_secs(20)));
+        let _stop = stop.drop_guard();
+        let seen = next(&mut lab.seen).await;
+        assert_eq!((seen.target.as_str(), seen.body.as_str()), ("/function/f.n", ""));
+        assert_eq!(
+            (&seen.headers["x-topic"], &seen.headers["x-connector"]),
+            (&"cron-function".parse().unwrap(), &"cron-connector".parse().unwrap())
+        );
+        let text = ask(&start(routers.metrics), http::Request::get("/metrics"), "").await.body;
+        assert!(text.contains("gateway_cron_schedules 1\n"), "{text}");
+    }
 }

@@ -73,6 +73,7 @@ pub(crate) fn config(auth: bool) -> GatewayConfig {
         auth: auth.then(|| BasicAuth::new(USER.0, USER.1)),
         users: None,
         traces: None,
+        cron: false,
         upstream_timeout: Some(Duration::from_secs(20)),
         callbacks: CallbackPolicy { allows_loopback: true },
     }
