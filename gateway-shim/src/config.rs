@@ -82,6 +82,8 @@ pub struct ProcessConfig {
     pub tls: Option<Tls>,
     /// The queue of asynchronous calls; `None` when it is off.
     pub queue: Option<QueueSettings>,
+    /// A Prometheus server that scrapes this gateway, if one is named.
+    pub prometheus: Option<Upstream>,
     /// Whether the queue was asked for, so that the gateway must not start without it.
     pub needs_queue: bool,
 }
@@ -119,6 +121,7 @@ impl ProcessConfig {
         let callbacks = callbacks(&settings);
         let traces = traces(&mut settings);
         let cron = cron(&mut settings);
+        let prometheus = prometheus(&mut settings);
         match (ip, provider) {
             (Ok(ip), Some(provider)) => settings.finish(Self {
                 address: SocketAddr::new(ip, port),
@@ -131,6 +134,7 @@ impl ProcessConfig {
                 limits,
                 tls,
                 queue,
+                prometheus,
                 needs_queue,
             }),
             _ => Err(settings.finish(()).expect_err("whatever is missing was recorded")),
@@ -167,6 +171,19 @@ pub fn queue(settings: &mut Settings<'_>, directory: &Path) -> Option<QueueSetti
         }
     }
     Some(queue)
+}
+
+/// The Prometheus server that the OpenFaaS gateway's variables name, if they are set.
+pub fn prometheus(settings: &mut Settings<'_>) -> Option<Upstream> {
+    let host = settings.text("faas_prometheus_host")?;
+    let port: u16 = settings.integer("faas_prometheus_port", 9090);
+    match Upstream::from_url(&format!("http://{host}:{port}"), PoolSettings::default()) {
+        Ok(prometheus) => Some(prometheus),
+        Err(_) => {
+            settings.mistake("faas_prometheus_host", "must be a host name or an address");
+            None
+        }
+    }
 }
 
 /// Whether functions are called by their schedules; `off` turns that off.

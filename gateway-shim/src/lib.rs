@@ -17,6 +17,7 @@ mod invoke;
 mod later;
 mod metrics;
 mod openapi;
+mod past;
 mod queue;
 mod queue_api;
 mod routes;

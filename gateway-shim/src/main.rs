@@ -113,7 +113,9 @@ async fn run(config: ProcessConfig) -> ExitCode {
     let tls = config.tls.is_some();
     info!(version = VERSION, %address, ?metrics, ?provider, basic_auth, tls, open_files, "gateway listening");
     let (provider, logs, namespace) = (config.provider, config.logs, config.namespace);
-    let routers = routers(config.gateway, Backends { provider, logs, namespace, queue });
+    let prometheus = config.prometheus;
+    let backends = Backends { provider, logs, namespace, queue, prometheus };
+    let routers = routers(config.gateway, backends);
     if let Some(listener) = metrics_listener {
         tokio::spawn(serve(listener, routers.metrics, config.limits, shutdown.clone()));
     }

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::extract::State;
@@ -45,6 +45,8 @@ pub(crate) struct Metrics {
     seconds: HistogramVec,
     functions: RwLock<HashMap<String, Arc<Counted>>>,
     is_full: AtomicBool,
+    /// Calls before the start, as far as known.
+    earlier: OnceLock<HashMap<String, u64>>,
     /// Of asynchronous calls.
     pub(crate) queue: QueueMetrics,
     /// Of calls by schedule.
@@ -181,6 +183,7 @@ impl Metrics {
             seconds,
             functions,
             is_full,
+            earlier: OnceLock::new(),
             queue,
             cron,
         }
@@ -211,13 +214,20 @@ impl Metrics {
         Invocation { metrics: Arc::clone(self), name, known, status: None, start: Instant::now() }
     }
 
-    /// Finished calls of every function called so far, by `name.namespace`.
+    /// Finished calls of every function called so far, by `name.namespace`; those before the start too, where known.
     pub(crate) fn counts(&self) -> HashMap<String, u64> {
+        let mut counts = self.earlier.get().cloned().unwrap_or_default();
         let functions = self.functions.read().unwrap_or_else(PoisonError::into_inner);
-        functions
-            .iter()
-            .map(|(name, function)| (name.clone(), function.total.load(Ordering::Relaxed)))
-            .collect()
+        for (name, function) in functions.iter() {
+            *counts.entry(name.clone()).or_default() += function.total.load(Ordering::Relaxed);
+        }
+        counts
+    }
+
+    /// Adds `earlier` calls to the counts, once.
+    pub(crate) fn remember(&self, earlier: HashMap<String, u64>) {
+        // Only one task learns of the past.
+        let _ = self.earlier.set(earlier);
     }
 
     /// The counts of `name`, made if there is room; a function met for the first time has begun its first call.

@@ -20,7 +20,7 @@ use crate::queue::{Queue, pump};
 use crate::trace::Tracer;
 use crate::upstream::Upstream;
 use crate::users::Users;
-use crate::{access, alert, cron, error, invoke, later, metrics, openapi, queue_api, system};
+use crate::{access, alert, cron, error, invoke, later, metrics, openapi, past, queue_api, system};
 
 /// Longest that the first call of a function waits for what its labels say.
 const LOOK_UP_PATIENCE: Duration = Duration::from_secs(1);
@@ -39,6 +39,7 @@ pub(crate) struct Gateway {
     pub(crate) tracer: Option<Tracer>,
     /// Whether functions are called by their schedules.
     pub(crate) has_cron: bool,
+    pub(crate) prometheus: Option<Upstream>,
 }
 
 impl Gateway {
@@ -73,6 +74,8 @@ pub struct Backends {
     pub namespace: String,
     /// Keeps asynchronous calls; without one there are none.
     pub queue: Option<Queue>,
+    /// Knows how often functions were called before this start.
+    pub prometheus: Option<Upstream>,
 }
 
 /// What a gateway serves, and what it does beside that.
@@ -110,7 +113,7 @@ impl Work {
         tokio::join!(self.watch(stop.clone()), cron, self.deliver(stop.clone(), served, drain));
     }
 
-    /// Takes over changed credentials and users, and exports spans.
+    /// Takes over changed credentials and users, exports spans, and learns of the past.
     async fn watch(&self, stop: CancellationToken) {
         let basic = async {
             if let Some(basic) = &self.0.auth {
@@ -127,7 +130,12 @@ impl Work {
                 tracer.export(stop.clone()).await;
             }
         };
-        tokio::join!(basic, users, traces);
+        let past = async {
+            if let Some(prometheus) = &self.0.prometheus {
+                past::learn(prometheus, &self.0.metrics, stop.clone()).await;
+            }
+        };
+        tokio::join!(basic, users, traces, past);
     }
 
     async fn deliver(&self, stop: CancellationToken, served: CancellationToken, drain: Duration) {
@@ -147,7 +155,7 @@ impl Work {
 /// asynchronous calls.
 pub fn router(config: GatewayConfig, provider: Upstream, logs: Option<Upstream>) -> Router {
     let namespace = DEFAULT_NAMESPACE.to_owned();
-    routers(config, Backends { provider, logs, namespace, queue: None }).api
+    routers(config, Backends { provider, logs, namespace, queue: None, prometheus: None }).api
 }
 
 /// A gateway in front of `backends`.
@@ -156,7 +164,7 @@ pub fn router(config: GatewayConfig, provider: Upstream, logs: Option<Upstream>)
 /// same credentials as the gateway.
 pub fn routers(config: GatewayConfig, backends: Backends) -> Routers {
     let GatewayConfig { auth, users, upstream_timeout, callbacks, traces, cron } = config;
-    let Backends { provider, logs, namespace, queue } = backends;
+    let Backends { provider, logs, namespace, queue, prometheus } = backends;
     let gateway = Arc::new(Gateway {
         logs: logs.unwrap_or_else(|| provider.clone()),
         provider,
@@ -169,6 +177,7 @@ pub fn routers(config: GatewayConfig, backends: Backends) -> Routers {
         callbacks,
         tracer: traces.map(Tracer::new),
         has_cron: cron,
+        prometheus,
     });
     Routers {
         api: api(Arc::clone(&gateway)),

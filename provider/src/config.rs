@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use hyperfaas_gateway::{CallbackPolicy, GatewayConfig, QueueSettings, TraceSettings, Users};
+use hyperfaas_gateway::{
+    CallbackPolicy, GatewayConfig, QueueSettings, TraceSettings, Upstream, Users,
+};
 use hyperfaas_http::Tls;
 use hyperfaas_http::auth::{AuthError, BasicAuth};
 use hyperfaas_http::config::{Settings, SettingsError};
@@ -73,6 +75,8 @@ pub struct Config {
     users: Option<Users>,
     traces: Option<TraceSettings>,
     cron: bool,
+    /// The Prometheus server that scrapes that gateway, if one is named.
+    pub gateway_prometheus: Option<Upstream>,
     /// Certificate of that gateway, when it speaks TLS.
     pub gateway_tls: Option<Tls>,
     has_basic_auth: bool,
@@ -119,6 +123,7 @@ impl Config {
             users: hyperfaas_gateway::config::users(s),
             traces: hyperfaas_gateway::config::traces(s),
             cron: hyperfaas_gateway::config::cron(s),
+            gateway_prometheus: hyperfaas_gateway::config::prometheus(s),
             gateway_tls: hyperfaas_gateway::config::tls(s),
             state_dir,
             max_replicas: at_least_one(s, "HYPERFAAS_MAX_REPLICAS", MAX_REPLICAS),

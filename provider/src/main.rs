@@ -112,6 +112,7 @@ async fn run(config: Config) -> Result<(), String> {
             logs: None,
             namespace: config.catalog().default_namespace.as_str().to_owned(),
             queue: queue.map_err(|error| error.to_string())?,
+            prometheus: config.gateway_prometheus.clone(),
         };
         let routers = routers(config.gateway(auth), backends);
         work = Some(tokio::spawn(routers.work.run(serving.clone(), served.clone(), DRAIN_TIMEOUT)));

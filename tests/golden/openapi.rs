@@ -41,6 +41,7 @@ impl Documented {
             logs: None,
             namespace: "openfaas-fn".to_owned(),
             queue: Some(queue),
+            prometheus: None,
         };
         let routers = routers(config, backends);
         let (gateway, work) = (routers.api, Some(routers.work));

@@ -85,7 +85,7 @@ pub(crate) fn over_http(address: SocketAddr) -> Upstream {
 
 /// What a gateway in front of `provider` keeps.
 pub(crate) fn backends(provider: Upstream, namespace: &str, queue: Option<Queue>) -> Backends {
-    Backends { provider, logs: None, namespace: namespace.to_owned(), queue }
+    Backends { provider, logs: None, namespace: namespace.to_owned(), queue, prometheus: None }
 }
 
 /// A gateway over HTTP and one in the provider's process, both in front of `provider`.

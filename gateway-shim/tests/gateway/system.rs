@@ -245,3 +245,31 @@ async fn metrics_have_the_names_that_dashboards_use() {
     );
     assert_eq!(ask(&api, Request::get("/metrics"), "").await.status, StatusCode::NOT_FOUND);
 }
+
+#[tokio::test]
+async fn calls_before_the_start_are_counted_when_a_prometheus_knows_them() {
+    let answer = r#"{"status":"success","data":{"resultType":"vector","result":[
+        {"metric":{"function_name":"f.n"},"value":[1,"40"]}]}}"#;
+    let prometheus = start(
+        axum::Router::new()
+            .route("/api/v1/query", axum::routing::get(move || async move { answer })),
+    );
+    let mut backends =
+        crate::support::backends(hyperfaas_gateway::Upstream::Local(listing()), "n", None);
+    backends.prometheus = Some(over_http(prometheus.address));
+    let routers = hyperfaas_gateway::routers(config(false), backends);
+    let stop = tokio_util::sync::CancellationToken::new();
+    tokio::spawn(routers.work.run(stop.clone(), stop.clone(), std::time::Duration::ZERO));
+    let _stop = stop.drop_guard();
+    let gateway = start(routers.api);
+    ask(&gateway, Request::get("/function/f.n"), "").await;
+    loop {
+        let list = ask(&gateway, Request::get("/system/functions"), "").await;
+        let list: serde_json::Value = serde_json::from_str(&list.body).unwrap();
+        if list[0]["invocationCount"] == 41 {
+            break;
+        }
+        assert_eq!(list[0]["invocationCount"], 1, "not asked yet");
+        tokio::task::yield_now().await;
+    }
+}
