@@ -144,7 +144,7 @@ fn raise_oom_score(digits: &Digits) {
 /// What a process does on its way to the function's program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
-    Session,
+    Group,
     Streams,
     Limits,
     Root,
@@ -186,7 +186,7 @@ impl From<Refusal> for io::Error {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self.step {
-            Step::Session => "its own session",
+            Step::Group => "its process group",
             Step::Streams => "its streams",
             Step::Limits => "its limits",
             Step::Root => "its root",

@@ -91,7 +91,7 @@ fn host_config(
     mounts.extend(
         volumes.secrets.map(|(volume, labels)| volume::mount(volume, SECRETS_DIR, labels, true)),
     );
-    let tmp = format!("rw,exec,nosuid,nodev,mode=1777,size={}", config.tmp_bytes);
+    let tmp = format!("rw,exec,nosuid,nodev,mode=1777,size={}", tmp_bytes(config, bounds.memory));
     HostConfig {
         network_mode: Some(config.network.clone()),
         mounts: Some(mounts),
@@ -118,6 +118,13 @@ fn host_config(
         }),
         ..HostConfig::default()
     }
+}
+
+/// What a temporary directory in memory may hold: half of the limit at most. What is in there stays when the kernel kills the
+/// process that wrote it, so a full one must leave the container room to go on.
+fn tmp_bytes(config: &DockerConfig, memory: Option<i64>) -> u64 {
+    let half = memory.and_then(|bytes| u64::try_from(bytes / 2).ok());
+    half.map_or(config.tmp_bytes, |half| half.min(config.tmp_bytes))
 }
 
 /// What the container's bounding set holds when the image's own user is `user`.
@@ -234,6 +241,14 @@ mod tests {
         let host = body_of(&order).host_config.unwrap();
         assert_eq!(host.readonly_rootfs, Some(true));
         assert!(host.tmpfs.unwrap()["/tmp"].starts_with("rw,exec,nosuid,nodev,mode=1777,size="));
+    }
+
+    #[test]
+    fn a_tmp_in_memory_leaves_half_of_it() {
+        let config = DockerConfig::new("unix:///x", "net", "inst", "/w".into());
+        assert_eq!(tmp_bytes(&config, None), config.tmp_bytes);
+        assert_eq!(tmp_bytes(&config, Some(256 << 20)), 128 << 20);
+        assert_eq!(tmp_bytes(&config, Some(i64::MAX)), config.tmp_bytes);
     }
 
     #[test]
