@@ -67,6 +67,7 @@ impl SealedCall {
         }
         if self.seal.managed {
             super::close_inherited_on_exec();
+            open_streams();
         }
         match &self.seal.cage {
             Some(cage) => cage.enter()?,
@@ -128,6 +129,15 @@ fn drop_capabilities() -> io::Result<()> {
     };
     rustix::thread::set_capabilities(None, kept)?;
     Ok(())
+}
+
+/// Lets the worker open its streams, pipes of ours, by name (`/dev/stdout`), as many images' logs do: they belong to the user that made them,
+/// which is us. Nobody else gets to them: their names are in the worker's own `/proc` directory.
+fn open_streams() {
+    let streams = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+    for stream in streams {
+        let _ = rustix::fs::fchmod(stream, Mode::from_raw_mode(0o666));
+    }
 }
 
 /// Best effort: `/proc` may be missing or read-only.
