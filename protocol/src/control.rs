@@ -60,6 +60,9 @@ pub struct Boot {
     /// `command` mean nothing then.
     #[serde(default, rename = "standby", skip_serializing_if = "is_false")]
     pub is_standby: bool,
+    /// Most requests in flight in one worker, as the label `com.hyperfaas.max-inflight` says; a lower `max_inflight` wins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_flight_max: Option<u32>,
 }
 
 /// The provider's first line.

@@ -10,6 +10,7 @@ pub mod lanes;
 pub mod link;
 pub mod logs;
 pub mod metrics;
+pub mod node;
 pub mod reconcile;
 pub mod scheduler;
 pub mod secrets;

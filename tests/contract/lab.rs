@@ -64,6 +64,7 @@ pub(super) trait Lab {
                 user: image.user.clone(),
                 has_home: false,
                 is_standby: false,
+                in_flight_max: None,
             },
             image,
             kind: FunctionKind::Server,

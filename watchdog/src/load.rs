@@ -83,8 +83,9 @@ struct Taken {
 }
 
 impl Taken {
-    const fn sample(&self) -> Sample {
-        Sample { usage: self.usage, refused: self.tally.refused }
+    fn sample(&self) -> Sample {
+        let beyond = self.workers.iter().map(|worker| worker.bounced + worker.waited);
+        Sample { usage: self.usage, refused: self.tally.refused + beyond.sum::<u64>() }
     }
 }
 

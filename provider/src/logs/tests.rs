@@ -113,6 +113,7 @@ fn boot() -> Boot {
         user: String::new(),
         has_home: false,
         is_standby: false,
+        in_flight_max: None,
     }
 }
 

@@ -232,10 +232,7 @@ impl Config {
             metrics_port,
             timeouts: timeouts(&vars, dialect)?,
             suppress_lock: vars.switch("suppress_lock", dialect),
-            max_inflight: vars
-                .int("max_inflight")
-                .and_then(|n| usize::try_from(n).ok())
-                .and_then(NonZeroUsize::new),
+            max_inflight: max_inflight(&vars, boot),
             queue: queue(&vars)?,
             ready_path: ready_path(&vars, dialect)?,
             jwt: jwt::settings(&vars, dialect, std::fs::read_to_string)?,
@@ -385,6 +382,13 @@ fn metrics_port(vars: &Vars<'_>) -> Result<Option<u16>, ConfigError> {
             )
         }),
     }
+}
+
+/// The lower of the variable and the label.
+fn max_inflight(vars: &Vars<'_>, boot: Option<&Boot>) -> Option<NonZeroUsize> {
+    let variable = vars.int("max_inflight").and_then(|number| usize::try_from(number).ok());
+    let label = boot.and_then(|boot| boot.in_flight_max).and_then(|max| usize::try_from(max).ok());
+    [variable, label].into_iter().flatten().filter_map(NonZeroUsize::new).min()
 }
 
 fn queue(vars: &Vars<'_>) -> Result<QueueSettings, ConfigError> {

@@ -30,6 +30,7 @@ fn server_boot(entrypoint: &[&str], command: &[&str]) -> Boot {
         user: String::new(),
         has_home: false,
         is_standby: false,
+        in_flight_max: None,
     }
 }
 

@@ -23,7 +23,8 @@ use crate::sys;
 
 /// Longest time between two looks at what is left; the end of a child of ours is seen at once.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
-/// Looks after which it is said that something does not end: about a minute.
+/// The same once something has not ended for so many looks, about a minute: it hangs in the kernel, and may do so for ever.
+const LOOK_SELDOM: Duration = Duration::from_secs(1);
 const LOOKS_PATIENT: u32 = 30_000;
 
 /// What the processes of a worker have in common.
@@ -78,7 +79,8 @@ impl Crew {
             if looks == LOOKS_PATIENT {
                 line!("Warning: some processes of a released worker do not end");
             }
-            let _ = tokio::time::timeout(LOOK_EVERY, reaper.reaped()).await;
+            let pause = if looks < LOOKS_PATIENT { LOOK_EVERY } else { LOOK_SELDOM };
+            let _ = tokio::time::timeout(pause, reaper.reaped()).await;
         }
     }
 

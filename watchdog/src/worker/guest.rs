@@ -104,6 +104,7 @@ fn settings(guest: &Guest, root: &Root) -> Result<Config, String> {
         user: String::new(),
         has_home: true,
         is_standby: false,
+        in_flight_max: None,
     };
     let path = variable("PATH").unwrap_or_default();
     let scan = || evidence::scan(&path, |file| root.file(file));

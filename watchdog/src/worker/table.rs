@@ -46,6 +46,8 @@ struct Counts {
     queued: AtomicU64,
     served: AtomicU64,
     bounced: AtomicU64,
+    /// Those that had to wait.
+    waited: AtomicU64,
     service_us: AtomicU64,
     /// What is admitted at once, 0 for any number.
     limit: AtomicU64,
@@ -75,6 +77,7 @@ pub(crate) struct WorkerTally {
     pub(crate) in_flight_max: Option<u64>,
     pub(crate) served: u64,
     pub(crate) bounced: u64,
+    pub(crate) waited: u64,
     /// The time from claim to end of all those that are over.
     pub(crate) service_us: u64,
 }
@@ -231,6 +234,7 @@ impl Running {
     /// Counts a request that waits for a place.
     pub(crate) fn wait_for_place(self: &Arc<Self>) -> Waiting {
         self.counts.queued.fetch_add(1, Ordering::Relaxed);
+        self.counts.waited.fetch_add(1, Ordering::Relaxed);
         Waiting(self.clone())
     }
 
@@ -297,6 +301,7 @@ impl Running {
             in_flight_max: self.limit(),
             served: count(&self.counts.served),
             bounced: count(&self.counts.bounced),
+            waited: count(&self.counts.waited),
             service_us: count(&self.counts.service_us),
         }
     }
@@ -351,5 +356,153 @@ impl Drop for Claim {
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.0.counts.queued.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::front::Front;
+    use crate::pid1::Reaper;
+    use crate::state::State;
+    use crate::sys::Seal;
+    use crate::worker::{Role, Surroundings};
+
+    /// The owner's function in mode `static`, which starts nothing.
+    fn running(worker: u8, epoch: u64) -> Arc<Running> {
+        let variable = |name: &str| (name == "mode").then(|| "static".to_owned());
+        let config = Config::from_vars(variable, None, || None).unwrap();
+        let clock = SystemClock::start();
+        let around = Surroundings {
+            environment: Vec::new(),
+            seal: Seal::default(),
+            reaper: Arc::new(Reaper::default()),
+            state: Arc::new(State::new()),
+            clock,
+            is_managed: true,
+            role: Role::First { front: None::<(Arc<Front>, u16)> },
+        };
+        let mode = Worker::new(&config, around).unwrap();
+        Arc::new(Running::new((worker, epoch), None, Arc::new(config), mode, clock))
+    }
+
+    fn specialise(table: &Table, worker: u8, epoch: u64) {
+        let step = table.apply(worker, Event::Specialise { epoch, able: Ok(()) });
+        if step == Some(Step::Start) {
+            table.seat(running(worker, epoch));
+        }
+    }
+
+    /// The owner's function in the first worker, and a second copy.
+    fn two() -> Table {
+        let table = Table::new(true);
+        table.seat(running(0, 0));
+        table.apply(0, Event::Ready { epoch: 0 });
+        specialise(&table, 1, 7);
+        table
+    }
+
+    #[test]
+    fn what_is_found_is_of_the_very_epoch_and_ready() {
+        let table = two();
+        assert_eq!(table.find(0, 0).unwrap().epoch, 0);
+        assert_eq!(table.find(1, 7).unwrap_err(), Miss::State(WorkerState::Specialising));
+        table.apply(1, Event::Ready { epoch: 7 });
+        let found = table.find(1, 7).unwrap();
+        assert_eq!((found.worker, found.epoch), (1, 7));
+        assert_eq!(table.find(1, 6).unwrap_err(), Miss::Epoch { now: 7 });
+        assert_eq!(table.find(2, 0).unwrap_err(), Miss::NoWorker);
+        table.apply(1, Event::Release { epoch: 7 });
+        assert_eq!(table.find(1, 7).unwrap_err(), Miss::State(WorkerState::Draining));
+        table.apply(1, Event::Cleared { epoch: 7 });
+        assert_eq!(table.find(1, 7).unwrap_err(), Miss::State(WorkerState::Generic));
+        assert!(table.running()[1].is_none());
+    }
+
+    #[test]
+    fn requests_go_to_the_least_busy_worker_that_is_ready() {
+        let table = two();
+        let chosen = || table.owners().unwrap().worker;
+        let first = table.owners().unwrap().claim();
+        assert_eq!(chosen(), 0, "the second is not ready yet");
+        table.apply(1, Event::Ready { epoch: 7 });
+        assert_eq!(chosen(), 1);
+        let second = table.owners().unwrap().claim();
+        assert_eq!(chosen(), 0, "equally busy");
+        drop(first);
+        assert_eq!(chosen(), 0);
+        table.apply(0, Event::Crashed { epoch: 0, reason: None });
+        assert_eq!(chosen(), 1);
+        assert!(table.is_owner_ready());
+        table.apply(1, Event::Release { epoch: 7 });
+        assert_eq!(chosen(), 0, "it may be starting");
+        assert!(!table.is_owner_ready());
+        drop(second);
+        assert!(Table::new(false).owners().is_none());
+    }
+
+    #[test]
+    fn a_drain_waits_for_the_last_claim_and_the_counts_begin_anew_with_each_epoch() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let table = two();
+            let running = table.running()[1].clone().unwrap();
+            let claims = [running.claim(), running.claim()];
+            let mut drained = std::pin::pin!(running.drained());
+            let soon = |duration| tokio::time::timeout(duration, std::future::pending::<()>());
+            for claim in claims {
+                tokio::select! {
+                    biased;
+                    () = &mut drained => panic!("something runs"),
+                    _ = soon(Duration::ZERO) => {}
+                }
+                drop(claim);
+            }
+            drained.await;
+            let [_, tally] = table.tallies();
+            assert_eq!((tally.epoch, tally.served, tally.in_flight), (7, 2, 0));
+            for event in [Event::Release { epoch: 7 }, Event::Cleared { epoch: 7 }] {
+                table.apply(1, event);
+            }
+            specialise(&table, 1, 9);
+            let [_, anew] = table.tallies();
+            assert_eq!((anew.epoch, anew.served), (9, 0));
+            assert_eq!(anew.load(&tally).served, 0);
+        });
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn reports_and_what_is_found_always_agree(
+            events in prop::collection::vec((0..2_u8, 1..5_u64, 0..7_u8), 0..60)
+        ) {
+            let table = Table::new(false);
+            let reports = table.reports();
+            for (worker, epoch, kind) in events {
+                match kind {
+                    0 => specialise(&table, worker, epoch),
+                    _ => drop(table.apply(worker, match kind {
+                        1 => Event::Ready { epoch },
+                        2 => Event::Starting { epoch, reason: None },
+                        3 => Event::Crashed { epoch, reason: None },
+                        4 => Event::Release { epoch },
+                        5 => Event::Drained { epoch },
+                        _ => Event::Cleared { epoch },
+                    })),
+                }
+                for report in reports.borrow().iter() {
+                    let found = table.find(report.worker, report.epoch);
+                    prop_assert_eq!(found.is_ok(), report.state == WorkerState::Ready);
+                    prop_assert!(found.is_err() || found.is_ok_and(|it| it.epoch == report.epoch));
+                    let other = table.find(report.worker, report.epoch + 1);
+                    prop_assert_eq!(other.unwrap_err(), Miss::Epoch { now: report.epoch });
+                }
+            }
+        }
     }
 }

@@ -196,6 +196,7 @@ mod tests {
                 user: user.into(),
                 has_home: false,
                 is_standby: false,
+                in_flight_max: None,
             },
             limits: Bounds::default(),
             requests: Bounds::default(),
