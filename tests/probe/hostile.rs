@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use axum::Router;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::any;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Allocated at once, in bytes.
@@ -16,13 +16,13 @@ const PIECE: usize = 16 << 20;
 /// One route a deed; the answer says how far it got.
 pub(crate) fn routes() -> Router {
     Router::new()
-        .route("/memory", get(memory))
-        .route("/forks", get(forks))
-        .route("/flood", get(flood))
-        .route("/streams", get(streams))
-        .route("/term", get(term))
-        .route("/tmp", get(tmp))
-        .route("/descriptors", get(descriptors))
+        .route("/memory", any(memory))
+        .route("/forks", any(forks))
+        .route("/flood", any(flood))
+        .route("/streams", any(streams))
+        .route("/term", any(term))
+        .route("/tmp", any(tmp))
+        .route("/descriptors", any(descriptors))
 }
 
 /// Takes all memory there is, and never answers.

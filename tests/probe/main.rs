@@ -45,7 +45,7 @@ async fn main() -> std::io::Result<()> {
         .route("/events", get(events))
         .route("/sleep", any(sleep))
         .route("/say", get(say))
-        .route("/exit", get(exit))
+        .route("/exit", any(exit))
         .route("/upgrade", get(upgrade))
         .nest("/hostile", hostile::routes())
         .fallback(describe);

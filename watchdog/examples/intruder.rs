@@ -185,7 +185,7 @@ fn status() {
     }
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields: Vec<_> = stat.split(' ').collect();
-    println!("leads_session {}", fields[0] == fields[4] && fields[0] == fields[5]);
+    println!("leads_group {}", fields[0] == fields[4]);
     println!("directory {}", std::env::current_dir().unwrap().display());
     let mut open: Vec<_> = std::fs::read_dir("/proc/self/fd")
         .unwrap()

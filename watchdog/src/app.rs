@@ -5,6 +5,7 @@
 //! function is told to stop only when the last request is answered.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyperfaas_protocol::control::{Boot, FUNCTION_PORT, OwnerState};
 use hyperfaas_protocol::duration::GoDuration;
@@ -25,12 +26,15 @@ use crate::log::{self, Stream, line};
 use crate::pid1::{Reaper, StopSignals};
 use crate::state::State;
 use crate::worker::{Ground, Switch, Worker};
-use crate::{control, load, worker};
+use crate::{control, load, sys, worker};
 
 /// Exit code when something that is needed cannot be had.
 const FAILED: u8 = 1;
 /// Exit code when the metrics port is taken, as in the originals.
 const METRICS_FAILED: u8 = 2;
+
+/// After this time what only the start needed is let go.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// What is running.
 struct App {
@@ -172,6 +176,10 @@ impl App {
 
     /// Waits for the end: a signal, or the owner's process taking us along.
     async fn live(mut self, signals: &mut StopSignals) -> u8 {
+        tokio::spawn(async {
+            tokio::time::sleep(SETTLED).await;
+            sys::trim();
+        });
         tokio::select! {
             signal = signals.wait() => self.drain(signal).await,
             code = &mut self.owner => match code {

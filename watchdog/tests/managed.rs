@@ -236,3 +236,14 @@ fn the_provider_does_not_wait_for_the_health_check_interval() {
     assert_eq!(watchdog.exit().code(), Some(0));
     assert!(begin.elapsed() < Duration::from_secs(10), "the interval would be 30 s");
 }
+
+#[test]
+fn a_worker_of_another_user_opens_its_streams_by_name_as_in_plain_docker() {
+    let boot = boot("65534:65533");
+    let script =
+        Script::new("echo out > /dev/stdout; echo err > /proc/self/fd/2; cat < /dev/stdin");
+    let vars = [("fprocess", script.command()), ("HYPERFAAS_BOOT", boot)];
+    let vars: Vec<_> = vars.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let watchdog = Watchdog::start_as_in_a_container(&vars);
+    assert_eq!(watchdog.post("/", b"in\n").text(), "out\nerr\nin\n");
+}

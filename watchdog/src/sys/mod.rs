@@ -8,6 +8,7 @@ mod seal;
 mod spawn;
 mod sweep;
 mod trap;
+mod trim;
 
 use std::os::fd::BorrowedFd;
 
@@ -20,6 +21,7 @@ pub(crate) use seal::{Seal, SealedCall};
 pub(crate) use spawn::{ChildStack, Launch, SignalMask, spawn};
 pub(crate) use sweep::{kill_all_of, remove_ipc_of};
 pub(crate) use trap::{Call, Next, Snare, Stopped, TrapFd, duplicate, peek};
+pub(crate) use trim::trim;
 
 /// Gives these signals their default effect, whatever handlers we have or our parent left ignored.
 #[expect(unsafe_code, reason = "rustix offers no signal dispositions")]

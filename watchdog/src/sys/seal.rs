@@ -67,6 +67,7 @@ impl SealedCall {
         }
         if self.seal.managed {
             super::close_inherited_on_exec();
+            open_streams();
         }
         match &self.seal.cage {
             Some(cage) => cage.enter()?,
@@ -130,6 +131,15 @@ fn drop_capabilities() -> io::Result<()> {
     Ok(())
 }
 
+/// Lets the worker open its streams, pipes of ours, by name (`/dev/stdout`), as many images' logs do: they belong to the user that made them,
+/// which is us. Nobody else gets to them: their names are in the worker's own `/proc` directory.
+fn open_streams() {
+    let streams = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+    for stream in streams {
+        let _ = rustix::fs::fchmod(stream, Mode::from_raw_mode(0o666));
+    }
+}
+
 /// Best effort: `/proc` may be missing or read-only.
 fn raise_oom_score(digits: &Digits) {
     if let Ok(file) = rustix::fs::open(
@@ -144,7 +154,7 @@ fn raise_oom_score(digits: &Digits) {
 /// What a process does on its way to the function's program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
-    Session,
+    Group,
     Streams,
     Limits,
     Root,
@@ -186,7 +196,7 @@ impl From<Refusal> for io::Error {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self.step {
-            Step::Session => "its own session",
+            Step::Group => "its process group",
             Step::Streams => "its streams",
             Step::Limits => "its limits",
             Step::Root => "its root",

@@ -4,7 +4,7 @@
 //! error that kept it from running.
 //! Always: the calling thread stands still until the child has executed or ended; the child makes system calls only, on a
 //! stack of its own: it takes no lock, allocates and drops nothing. It starts with default signals, an empty signal mask,
-//! its own session and process group, descriptors 0 to 2, and sealed. It is killed when the calling thread ends.
+//! its own process group, descriptors 0 to 2, and sealed. It is killed when the calling thread ends.
 //! Not dumpable since before (`hide_from_workers`), or made so by the change of user: nobody of the new user can look into
 //! the borrowed memory. A SIGSTOP that another worker of that user sends just then holds the calling thread until SIGCONT.
 //! Why not a plain fork: copying page tables, and the page faults afterwards, cost more than all the rest of a request.
@@ -118,7 +118,8 @@ extern "C" fn child(order: *mut libc::c_void) -> libc::c_int {
 }
 
 fn prepare(launch: &Launch, seal: &SealedCall) -> Result<(), Refusal> {
-    rustix::process::setsid().map_err(at(Step::Session))?;
+    // Not a session: where the scheduler groups by session, making one took milliseconds.
+    rustix::process::setpgid(None, None).map_err(at(Step::Group))?;
     take_streams(&launch.streams).map_err(at(Step::Streams))?;
     seal.apply()?;
     if let Some(way) = &launch.snare {

@@ -95,7 +95,7 @@ fn host_config(
     );
     HostConfig {
         mounts: Some(mounts),
-        tmpfs: order.read_only_root.then(|| tmp(config)),
+        tmpfs: order.read_only_root.then(|| tmp(config, bounds.memory)),
         readonly_rootfs: Some(order.read_only_root),
         cap_add: Some(capabilities(&order.image.user)),
         ..common_host_config(config, bounds)
@@ -114,7 +114,7 @@ pub(super) fn standby_body(
         .map_err(|error| EngineError::Refused(error.to_string()))?;
     let host = HostConfig {
         mounts: Some(vec![volume::mount(watchdog, WATCHDOG_DIR, labels, true)]),
-        tmpfs: Some(tmp(config)),
+        tmpfs: Some(tmp(config, bounds.memory)),
         readonly_rootfs: Some(true),
         cap_add: Some(WATCHDOG_CAPABILITIES.map(str::to_owned).to_vec()),
         // No image of a user is here, and guests never gain a right.
@@ -137,8 +137,8 @@ pub(super) fn standby_body(
 }
 
 /// A writable `/tmp` where the root is read-only.
-fn tmp(config: &DockerConfig) -> HashMap<String, String> {
-    let options = format!("rw,exec,nosuid,nodev,mode=1777,size={}", config.tmp_bytes);
+fn tmp(config: &DockerConfig, memory: Option<i64>) -> HashMap<String, String> {
+    let options = format!("rw,exec,nosuid,nodev,mode=1777,size={}", tmp_bytes(config, memory));
     HashMap::from([("/tmp".to_owned(), options)])
 }
 
@@ -166,6 +166,13 @@ fn common_host_config(config: &DockerConfig, bounds: Clamped) -> HostConfig {
         }),
         ..HostConfig::default()
     }
+}
+
+/// What a temporary directory in memory may hold: half of the limit at most. What is in there stays when the kernel kills the
+/// process that wrote it, so a full one must leave the container room to go on.
+fn tmp_bytes(config: &DockerConfig, memory: Option<i64>) -> u64 {
+    let half = memory.and_then(|bytes| u64::try_from(bytes / 2).ok());
+    half.map_or(config.tmp_bytes, |half| half.min(config.tmp_bytes))
 }
 
 /// What the container's bounding set holds when the image's own user is `user`.
@@ -284,6 +291,14 @@ mod tests {
         let host = body_of(&order).host_config.unwrap();
         assert_eq!(host.readonly_rootfs, Some(true));
         assert!(host.tmpfs.unwrap()["/tmp"].starts_with("rw,exec,nosuid,nodev,mode=1777,size="));
+    }
+
+    #[test]
+    fn a_tmp_in_memory_leaves_half_of_it() {
+        let config = DockerConfig::new("unix:///x", "net", "inst", "/w".into());
+        assert_eq!(tmp_bytes(&config, None), config.tmp_bytes);
+        assert_eq!(tmp_bytes(&config, Some(256 << 20)), 128 << 20);
+        assert_eq!(tmp_bytes(&config, Some(i64::MAX)), config.tmp_bytes);
     }
 
     #[test]

@@ -240,7 +240,7 @@ fn a_guest_reaches_nothing_outside_its_slot() {
         assert_eq!(of("Gid:"), &format!("{gid} {gid} {gid} {gid}"));
         assert_eq!(of("Groups:"), "");
         assert_eq!((of("NoNewPrivs:").as_str(), of("Seccomp:").as_str()), ("1", "2"));
-        assert_eq!((of("leads_session").as_str(), of("directory").as_str()), ("true", "/"));
+        assert_eq!((of("leads_group").as_str(), of("directory").as_str()), ("true", "/"));
         assert_eq!(of("open"), "0,1,2,3", "its streams, and the listing itself");
         assert_eq!(of("descriptors"), &DESCRIPTORS.to_string());
         assert_eq!(of("processes"), &PROCESSES.to_string());
