@@ -10,7 +10,7 @@ use hyperfaas_protocol::FunctionKey;
 use hyperfaas_protocol::moment::Moment;
 
 use super::action::{Action, Plan};
-use super::demand::{expected_use, need, whole};
+use super::demand::{expected_use, measured_cpu, need, whole};
 use super::multiplex;
 use super::out::{Scale, look_again, rescale};
 use super::policy::Policy;
@@ -126,7 +126,7 @@ pub fn plan_function(
     FunctionPlan { plan, scale, missing, missing_why: (missing > 0).then_some(why) }
 }
 
-/// Millicores that all containers of `function` together could have: what others do not use of all hosts.
+/// Millicores that all containers of `function` together could have: what others, functions or not, do not use of all hosts.
 fn available_cpu(function: &FunctionView, nodes: &[NodeView], now: Moment) -> u32 {
     if nodes.is_empty() || nodes.iter().any(|node| node.cpu == 0) {
         return u32::MAX;
@@ -135,7 +135,9 @@ fn available_cpu(function: &FunctionView, nodes: &[NodeView], now: Moment) -> u3
     let add = |sum: u32, part: u32| sum.saturating_add(part);
     let all = nodes.iter().map(|node| node.cpu).fold(0, add);
     let used = nodes.iter().map(|node| node.cpu_used).fold(0, add);
-    all.saturating_sub(used.saturating_sub(own))
+    let busy = nodes.iter().map(|node| node.cpu_busy).fold(0, add);
+    let others = busy.saturating_sub(whole(measured_cpu(function, now)));
+    all.saturating_sub(others.max(used.saturating_sub(own)))
 }
 
 fn clear_ended(function: &FunctionView, plan: &mut Plan) {
