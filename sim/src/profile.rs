@@ -1,6 +1,7 @@
 //! What a function is like: what its requests need, what it is allowed, how long it takes to start.
 
 use hyperfaas_protocol::FunctionKey;
+use hyperfaas_provider::scheduler::Scaling;
 
 use crate::queue::{MS, Nanos};
 use crate::service::Duration;
@@ -14,20 +15,20 @@ pub struct Profile {
     pub duration: Duration,
     /// How much of that is CPU time, 0 to 1.
     pub cpu_share: f64,
+    /// Most CPU time of one request.
+    pub cpu_most: Nanos,
     /// Requests that one worker's process works on at the same time; the others wait in it. None is without limit.
     pub threads: Option<u32>,
     /// From the container's start to its first answer, and the same for a worker that is specialised.
     pub boot: Nanos,
-    /// `requests.cpu`, thousandths of a CPU.
-    pub cpu_request: Option<u32>,
-    /// `limits.cpu`, thousandths of a CPU.
-    pub cpu_limit: Option<u32>,
     /// Memory of an idle worker, bytes.
     pub memory_idle: u64,
-    /// `limits.memory`, bytes.
-    pub memory_limit: Option<u64>,
-    /// Labels of the deployment.
-    pub labels: Vec<(String, String)>,
+    /// Whether a second process of it may run beside the first.
+    pub has_second: bool,
+    /// Replicas that its deployment asks for.
+    pub replicas: u32,
+    /// What the scheduler is told of it.
+    pub scaling: Scaling,
 }
 
 impl Profile {
@@ -37,21 +38,14 @@ impl Profile {
             key: key(name),
             duration,
             cpu_share: 1.0,
+            cpu_most: Nanos::MAX,
             threads: None,
             boot: 20 * MS,
-            cpu_request: None,
-            cpu_limit: None,
             memory_idle: 16 << 20,
-            memory_limit: None,
-            labels: Vec::new(),
+            has_second: true,
+            replicas: 1,
+            scaling: Scaling::default(),
         }
-    }
-
-    /// The same with a label more.
-    #[must_use]
-    pub fn with_label(mut self, name: &str, value: &str) -> Self {
-        self.labels.push((name.to_owned(), value.to_owned()));
-        self
     }
 }
 

@@ -45,9 +45,9 @@ pub struct Work {
 }
 
 impl Work {
-    /// A request that takes `total` undisturbed, `cpu_share` of it on a CPU; at least a microsecond of that.
-    pub fn split(total: Nanos, cpu_share: f64) -> Self {
-        let cpu = (total as f64 * cpu_share).max(1e3);
+    /// A request that takes `total` undisturbed, `cpu_share` of it on a CPU, a microsecond at least and `cpu_most` at most.
+    pub fn split(total: Nanos, cpu_share: f64, cpu_most: Nanos) -> Self {
+        let cpu = (total as f64 * cpu_share).min(cpu_most as f64).max(1e3);
         Self { cpu, wait: nanos((total as f64 - cpu).max(0.0)) }
     }
 
@@ -80,7 +80,8 @@ mod tests {
 
     #[test]
     fn work_is_split_between_cpu_and_waiting() {
-        assert_eq!(Work::split(10 * MS, 0.25), Work { cpu: 2.5e6, wait: 7_500_000 });
-        assert_eq!(Work::split(0, 1.0), Work { cpu: 1e3, wait: 0 });
+        assert_eq!(Work::split(10 * MS, 0.25, 5 * MS), Work { cpu: 2.5e6, wait: 7_500_000 });
+        assert_eq!(Work::split(10 * MS, 0.5, MS), Work { cpu: 1e6, wait: 9 * MS });
+        assert_eq!(Work::split(0, 1.0, MS), Work { cpu: 1e3, wait: 0 });
     }
 }

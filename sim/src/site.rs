@@ -16,6 +16,7 @@ use hyperfaas_protocol::control::{Load, OwnerState, Watermark, WorkerState};
 
 use crate::chance::{Chance, Purpose};
 use crate::cpu::Quota;
+use crate::measure::Books;
 use crate::node::{Node, Size};
 use crate::profile::Profile;
 use crate::queue::{MS, Nanos, Queue};
@@ -89,6 +90,8 @@ pub struct Request {
     pub work: Work,
     /// Container, worker and epoch it was sent to last.
     pub sent: Option<(Id, u8, u64)>,
+    /// When.
+    pub sent_at: Nanos,
 }
 
 /// What things cost on this site.
@@ -126,6 +129,7 @@ pub struct Site {
     pub(crate) chance: Chance,
     pub(crate) start_failures: f64,
     pub(crate) used_by_the_gone: f64,
+    pub(crate) books: Books,
     starts: Vec<u32>,
 }
 
@@ -143,6 +147,7 @@ impl Site {
             chance: Chance::new(seed, Purpose::Starts),
             start_failures: 0.0,
             used_by_the_gone: 0.0,
+            books: Books::default(),
             starts: vec![0; nodes.len()],
         }
     }
@@ -174,7 +179,7 @@ impl Site {
 
     /// A request has come.
     pub fn arrive(&mut self, function: u32, work: Work, now: Nanos) -> Id {
-        self.requests.insert(Request { function, arrived: now, work, sent: None })
+        self.requests.insert(Request { function, arrived: now, work, sent: None, sent_at: 0 })
     }
 
     /// A request is over, whatever its outcome.

@@ -13,6 +13,12 @@ impl Id {
         self.place
     }
 
+    /// The name with this [`Id::serial`].
+    #[expect(clippy::cast_possible_truncation, reason = "takes the halves apart")]
+    pub fn from_serial(serial: u64) -> Self {
+        Self { place: serial as u32, turn: (serial >> 32) as u32 }
+    }
+
     /// A number that no other thing ever has.
     pub fn serial(self) -> u64 {
         u64::from(self.turn) << 32 | u64::from(self.place)
@@ -108,6 +114,7 @@ mod tests {
         assert_eq!((c.place(), slab.id(0)), (a.place(), Some(c)));
         assert_ne!(c, a);
         assert_ne!(c.serial(), a.serial());
+        assert_eq!(Id::from_serial(c.serial()), c);
         *slab.at_mut(b).unwrap() = 'd';
         assert_eq!(slab.iter().map(|(_, thing)| *thing).collect::<String>(), "cd");
         assert_eq!((slab.len(), slab.is_empty()), (2, false));

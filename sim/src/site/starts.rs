@@ -20,6 +20,9 @@ impl Site {
         container.memory_limit = allowance.memory;
         let id = self.containers.insert(container);
         self.starts[node] += 1;
+        self.books.advance(now);
+        self.books.now.containers += 1.0;
+        self.books.now.cpus += allowance.quota.map_or(0.0, |quota| quota.cpus());
         // Starts on one engine hinder one another: eight at once take about five times as long each (docs/simulation.md).
         let crowd = 1.0 + 0.55 * f64::from(self.starts[node] - 1);
         let takes = nanos(self.chance.quantile(&self.costs.start) * 1e6 * crowd);
@@ -31,7 +34,10 @@ impl Site {
     pub fn set_quota(&mut self, id: Id, quota: Option<Quota>, now: Nanos) {
         let Some(container) = self.containers.at_mut(id) else { return };
         let before = container.group.running();
+        let granted = container.cpu_quota().unwrap_or_default();
         container.group.set_quota(quota, now);
+        self.books.advance(now);
+        self.books.now.cpus += quota.map_or(0.0, |quota| quota.cpus()) - granted;
         self.settle(id, before, now);
     }
 
@@ -76,14 +82,14 @@ impl Site {
         let Some(container) = self.containers.at_mut(id) else { return };
         self.starts[container.node] -= 1;
         if self.chance.happens(fails) {
-            self.containers.remove(id);
+            self.forget(id, now);
             return self.tell(now, Notice::StartFailed(id));
         }
         if container.stage != Stage::Starting {
-            return;
+            return; // stopped meanwhile; it is being removed
         }
         container.stage = Stage::Running;
-        self.hold_memory(id);
+        self.hold_memory(id, now);
         self.tell(now, Notice::Started(id));
         let Some(container) = self.containers.at(id) else { return };
         match container.role {
@@ -99,11 +105,18 @@ impl Site {
     }
 
     pub(super) fn removed(&mut self, id: Id, now: Nanos) {
-        if let Some(gone) = self.containers.remove(id) {
-            self.used_by_the_gone += gone.group.used_total(now);
-            self.nodes[gone.node].memory -= gone.memory;
-        }
+        self.forget(id, now);
         self.tell(now, Notice::Removed(id));
+    }
+
+    fn forget(&mut self, id: Id, now: Nanos) {
+        let Some(gone) = self.containers.remove(id) else { return };
+        self.used_by_the_gone += gone.group.used_total(now);
+        self.nodes[gone.node].memory -= gone.memory;
+        self.books.advance(now);
+        self.books.now.containers -= 1.0;
+        self.books.now.cpus -= gone.cpu_quota().unwrap_or_default();
+        self.books.now.memory -= gone.memory as f64;
     }
 
     /// Gives `worker` a function.
@@ -118,7 +131,7 @@ impl Site {
         let boot = self.chance.around(self.profiles[function as usize].boot);
         self.tell(now + LINK, Notice::Worker(id, worker, epoch, WorkerState::Specialising));
         self.events.push(now + self.costs.specialise + boot, Event::Booted(id, worker, epoch));
-        self.hold_memory(id);
+        self.hold_memory(id, now);
     }
 
     /// Takes its function from `worker`: what runs ends first.
@@ -163,18 +176,20 @@ impl Site {
             return;
         }
         (place.state, place.function) = (WorkerState::Generic, None);
-        self.hold_memory(id);
+        self.hold_memory(id, now);
         self.tell(now + LINK, Notice::Worker(id, worker, epoch, WorkerState::Generic));
     }
 
     /// Counts what its workers hold.
-    fn hold_memory(&mut self, id: Id) {
+    fn hold_memory(&mut self, id: Id, now: Nanos) {
         let Some(container) = self.containers.at_mut(id) else { return };
         let functions = container.workers.iter().filter_map(|worker| worker.function);
         let held: u64 =
             functions.map(|function| self.profiles[function as usize].memory_idle).sum();
         let node = &mut self.nodes[container.node].memory;
         *node = *node - container.memory + held + WATCHDOG_MEMORY;
+        self.books.advance(now);
+        self.books.now.memory += (held + WATCHDOG_MEMORY) as f64 - container.memory as f64;
         container.memory = held + WATCHDOG_MEMORY;
     }
 }

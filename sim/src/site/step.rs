@@ -11,7 +11,7 @@ impl Site {
     /// Sends a request to a worker, which admits or bounces it.
     pub fn send(&mut self, request: Id, to: (Id, u8, u64), now: Nanos) {
         let Some(found) = self.requests.at_mut(request) else { return };
-        found.sent = Some(to);
+        (found.sent, found.sent_at) = (Some(to), now);
         let (id, worker, epoch) = to;
         let Some(container) = self.containers.at_mut(id) else {
             return self.tell(now, Notice::Bounced(request));
