@@ -17,11 +17,13 @@ use hyperfaas_protocol::names::DEFAULT_NAMESPACE;
 
 use crate::api::ApiSettings;
 use crate::catalog::CatalogSettings;
+use crate::cluster::ParkingBounds;
 use crate::dispatch::DispatchSettings;
 use crate::engine::PullPolicy;
 use crate::engine::docker::{DEFAULT_HOST, DockerConfig};
+use crate::node::cgroup::DEFAULT_ROOT;
 use crate::reconcile;
-use crate::scheduler::Policy;
+use crate::scheduler::{Mode, Policy};
 
 /// Port of the provider API: faasd's and the charts', so that a gateway finds it where it looks.
 const PORT: u16 = 8081;
@@ -47,6 +49,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 const COLD_START_TIMEOUT: Duration = Duration::from_secs(60);
 /// Requests of one function that may wait: each holds a connection, about 20 KiB.
 const PARKED_MAX: usize = 1000;
+/// Requests of all functions that may wait: one function's burst takes half of them at most.
+const PARKED_ALL_MAX: usize = 10_000;
 /// Time a replica on its way out has for what it serves: as long as an answer may take to begin.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time between SIGTERM and SIGKILL: the watchdogs' own default to finish in.
@@ -73,9 +77,10 @@ pub struct Config {
     body_timeout: Duration,
     namespace: Namespace,
     state_dir: PathBuf,
-    max_replicas: u32,
     cold_start_timeout: Duration,
-    parked_max: usize,
+    parking: ParkingBounds,
+    policy: Policy,
+    cgroup_root: PathBuf,
     reconcile: reconcile::Settings,
     docker: DockerConfig,
 }
@@ -106,9 +111,13 @@ impl Config {
             body_timeout: s.duration("HYPERFAAS_BODY_TIMEOUT", BODY_TIMEOUT),
             namespace: namespace(s),
             state_dir: s.text_or("HYPERFAAS_STATE_DIR", STATE_DIR).into(),
-            max_replicas: at_least_one(s, "HYPERFAAS_MAX_REPLICAS", MAX_REPLICAS),
             cold_start_timeout: s.duration("HYPERFAAS_COLD_START_TIMEOUT", COLD_START_TIMEOUT),
-            parked_max: at_least_one(s, "HYPERFAAS_PARKED_MAX", PARKED_MAX),
+            parking: ParkingBounds {
+                one: at_least_one(s, "HYPERFAAS_PARKED_MAX", PARKED_MAX),
+                all: at_least_one(s, "HYPERFAAS_PARKED_ALL_MAX", PARKED_ALL_MAX),
+            },
+            policy: policy(s),
+            cgroup_root: s.text_or("HYPERFAAS_CGROUP_ROOT", DEFAULT_ROOT).into(),
             reconcile: reconcile_settings(s),
             docker: docker_config(s),
         };
@@ -128,7 +137,7 @@ impl Config {
         CatalogSettings {
             state_dir: self.state_dir.clone(),
             default_namespace: self.namespace.clone(),
-            max_replicas: self.max_replicas,
+            max_replicas: self.policy.max_replicas,
         }
     }
 
@@ -142,8 +151,22 @@ impl Config {
         DispatchSettings {
             head_timeout: self.read_timeout,
             cold_start_timeout: self.cold_start_timeout,
-            parked_max: self.parked_max,
         }
+    }
+
+    /// How many requests may wait.
+    pub fn parking(&self) -> ParkingBounds {
+        self.parking
+    }
+
+    /// What the scheduler decides by.
+    pub fn policy(&self) -> Policy {
+        self.policy
+    }
+
+    /// Where the host's cgroups are mounted, if this process sees them.
+    pub fn cgroup_root(&self) -> &std::path::Path {
+        &self.cgroup_root
     }
 
     /// Settings of the reconciler.
@@ -164,15 +187,33 @@ impl Config {
 
 fn reconcile_settings(s: &mut Settings<'_>) -> reconcile::Settings {
     reconcile::Settings {
-        policy: Policy {
-            starts_at_once: at_least_one(s, "HYPERFAAS_STARTS_AT_ONCE", STARTS_AT_ONCE),
-            start_timeout: s.duration("HYPERFAAS_START_TIMEOUT", START_TIMEOUT),
-            ..Policy::default()
-        },
         pull: pull(s),
         drain_timeout: s.duration("HYPERFAAS_DRAIN_TIMEOUT", DRAIN_TIMEOUT),
         stop_grace: s.duration("HYPERFAAS_STOP_GRACE", STOP_GRACE),
     }
+}
+
+fn policy(s: &mut Settings<'_>) -> Policy {
+    let default = Policy::default();
+    Policy {
+        mode: mode(s),
+        max_replicas: at_least_one(s, "HYPERFAAS_MAX_REPLICAS", MAX_REPLICAS),
+        starts_at_once: at_least_one(s, "HYPERFAAS_STARTS_AT_ONCE", STARTS_AT_ONCE),
+        start_timeout: s.duration("HYPERFAAS_START_TIMEOUT", START_TIMEOUT),
+        quiet_for: s.duration("HYPERFAAS_SCALE_QUIET", default.quiet_for),
+        cool_for: s.duration("HYPERFAAS_SCALE_COOL", default.cool_for),
+        persist_for: s.duration("HYPERFAAS_SCALE_PERSIST", default.persist_for),
+        floor_for: s.duration("HYPERFAAS_SCALE_FLOOR", default.floor_for),
+        ..default
+    }
+}
+
+fn mode(s: &mut Settings<'_>) -> Mode {
+    let text = s.text_or("HYPERFAAS_SCALING", Mode::default().name());
+    Mode::parse(&text).unwrap_or_else(|| {
+        s.mistake("HYPERFAAS_SCALING", "must be off, out, up+out or full");
+        Mode::default()
+    })
 }
 
 fn docker_config(s: &mut Settings<'_>) -> DockerConfig {
@@ -307,6 +348,7 @@ mod tests {
             ("HYPERFAAS_NETWORK", "a b"),
             ("HYPERFAAS_INSTALLATION", "../x"),
             ("HYPERFAAS_START_TIMEOUT", "0"),
+            ("HYPERFAAS_SCALING", "sometimes"),
         ];
         let lines = read(&wrong).unwrap_err().0;
         for (name, _) in wrong {

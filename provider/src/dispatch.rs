@@ -1,4 +1,4 @@
-//! The request path: place, park while nothing is ready, forward, and try elsewhere what provably reached no worker.
+//! The request path: place, park while there is no room, forward, and try elsewhere what provably reached no worker.
 //!
 //! In: an invocation. Out: the function's answer, streaming, or an [`InvokeError`]; `api::error` gives it a status.
 //! Always: a request is counted on its replica before its first byte leaves and until its answer's last; it is sent again only
@@ -13,27 +13,29 @@ use axum::http::{Request, Response, Uri};
 use hyperfaas_http::forward::{ForwardError, ForwardOptions, HostPolicy, forward};
 use hyperfaas_http::hold;
 use hyperfaas_protocol::FunctionKey;
-use tokio::time::{Instant, timeout_at};
+use hyperfaas_protocol::moment::Moment;
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
 use crate::catalog::{Catalog, Function};
-use crate::cluster::{Acquired, Cluster, ParkedGuard, Ticket};
-use crate::engine::ReplicaId;
+use crate::cluster::{Acquired, Cluster, Parked, Parking, Ticket};
 
 /// How long a request waits while the function's process keeps ending: the watchdog's first restarts take less.
 const CRASH_PATIENCE: Duration = Duration::from_secs(3);
-/// The pause after all replicas refused connections without any change being heard of.
+/// The first pause after all replicas refused connections; each further one is twice as long.
 const REFUSED_PAUSE: Duration = Duration::from_millis(20);
+/// The longest such pause.
+const REFUSED_PAUSE_MOST: Duration = Duration::from_millis(500);
+/// How many containers a request is offered to before it pauses.
+const BOUNCES_MOST: usize = 8;
 
 /// Bounds of the request path.
 #[derive(Debug, Clone, Copy)]
 pub struct DispatchSettings {
     /// Longest wait for an answer's head without progress of the request's body; `None` is for ever.
     pub head_timeout: Option<Duration>,
-    /// Longest wait for a replica.
+    /// Longest wait for a place.
     pub cold_start_timeout: Duration,
-    /// Requests of one function that may wait at the same time.
-    pub parked_max: usize,
 }
 
 /// Why an invocation has no answer of its function.
@@ -72,6 +74,7 @@ pub struct Dispatch {
     cluster: Arc<Cluster>,
     settings: DispatchSettings,
     forwarding: ForwardOptions,
+    waking: tokio::sync::Mutex<()>,
 }
 
 impl Dispatch {
@@ -83,7 +86,7 @@ impl Dispatch {
             head_timeout: settings.head_timeout,
             fills_content_type: true,
         };
-        Self { catalog, cluster, settings, forwarding }
+        Self { catalog, cluster, settings, forwarding, waking: tokio::sync::Mutex::default() }
     }
 
     /// Sends `request` to a replica of `key` under `target`; a function at zero is woken.
@@ -99,15 +102,20 @@ impl Dispatch {
         mut request: Request<Body>,
     ) -> Result<Response<Body>, InvokeError> {
         *request.uri_mut() = Uri::from(target);
-        let mut tried = Vec::new();
-        let wait = Wait::new(self.settings.cold_start_timeout);
+        let mut route = Attempts::new(self.settings.cold_start_timeout);
+        if self.catalog.function(key).is_none() {
+            return Err(InvokeError::UnknownFunction);
+        }
+        self.cluster.arrived(key);
         loop {
-            let ticket = self.ticket(key, &mut tried, &wait).await?;
+            let ticket = self.ticket(key, &mut route).await?;
             match forward(&ticket.route().pool, request, &self.forwarding).await {
                 Ok(response) => return Ok(response.map(|body| hold(body, ticket))),
                 Err(ForwardError::Unsent { request: unsent, cause }) => {
                     debug!(function = %key, replica = %ticket.route().replica.0, %cause, "request not sent, trying elsewhere");
-                    tried.push(ticket.route().replica.clone());
+                    self.cluster.counters().bounces.inc();
+                    route.bounced.push(ticket.host());
+                    ticket.bounced();
                     request = *unsent;
                 }
                 Err(ForwardError::Lost(error)) => {
@@ -123,59 +131,94 @@ impl Dispatch {
         }
     }
 
-    /// A place on a replica, waiting for one if need be.
+    /// A place on a worker, waiting for one if need be.
     async fn ticket(
         &self,
         key: &FunctionKey,
-        tried: &mut Vec<ReplicaId>,
-        wait: &Wait,
+        attempts: &mut Attempts,
     ) -> Result<Ticket, InvokeError> {
-        let function = self.function_awake(key).await?;
-        if let Acquired::Placed(ticket) = self.cluster.acquire(key, function.revision, tried) {
-            return Ok(ticket);
-        }
-        let mut parked = None;
-        let parking = self.cluster.parking(key);
         loop {
-            let changed = parking.changed();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
             let function = self.function_awake(key).await?;
-            let deadline = match self.cluster.acquire(key, function.revision, tried) {
-                Acquired::Placed(ticket) => {
-                    if parked.is_some() {
-                        debug!(function = %key, wait_ms = wait.since_start().as_millis(), "parked request placed");
-                    }
-                    return Ok(ticket);
-                }
-                Acquired::Hopeless { reason } => return Err(InvokeError::Unavailable { reason }),
-                Acquired::Crashing { reason } if wait.since_start() >= CRASH_PATIENCE => {
-                    return Err(InvokeError::Unavailable { reason });
-                }
-                Acquired::Crashing { .. } => wait.deadline.min(wait.start + CRASH_PATIENCE),
-                Acquired::Wait if !tried.is_empty() => {
-                    // Ready by all we know, and yet refused: give them a moment, then ask all of them again.
-                    tried.clear();
-                    wait.deadline.min(Instant::now() + REFUSED_PAUSE)
-                }
-                Acquired::Wait => wait.deadline,
-            };
-            if parked.is_none() {
-                parked = Some(self.park(&parking)?);
+            let has_bounced_enough = attempts.bounced.len() >= BOUNCES_MOST;
+            if !has_bounced_enough
+                && let Acquired::Placed(ticket) =
+                    self.cluster.acquire(key, function.revision, &attempts.bounced)
+            {
+                return Ok(ticket);
             }
-            let woken = timeout_at(deadline, changed).await;
-            if woken.is_err() && Instant::now() >= wait.deadline {
-                return Err(InvokeError::ColdStartTimeout);
+            if !attempts.bounced.is_empty() {
+                // Ready by all we know, and yet refused: give them a moment, then ask all of them again.
+                self.pause(attempts).await?;
+                continue;
+            }
+            match self.cluster.park(key, attempts.deadline(&self.cluster), &attempts.bounced) {
+                Parking::Placed(ticket) => return Ok(ticket),
+                Parking::Full => return Err(InvokeError::QueueFull),
+                Parking::Parked(parked) => return self.wait(key, parked, attempts).await,
             }
         }
     }
 
-    fn park(&self, parking: &crate::cluster::Parking) -> Result<ParkedGuard, InvokeError> {
-        parking.enter(self.settings.parked_max).ok_or(InvokeError::QueueFull)
+    /// Waits in the queue until it is this request's turn, nothing is to be hoped for, or its time is over.
+    async fn wait(
+        &self,
+        key: &FunctionKey,
+        mut parked: Parked,
+        attempts: &Attempts,
+    ) -> Result<Ticket, InvokeError> {
+        let standing = self.cluster.standing(key);
+        loop {
+            let worse = standing.changed();
+            tokio::pin!(worse);
+            worse.as_mut().enable();
+            let function = self.function_awake(key).await?;
+            let deadline = match self.cluster.standing_of(key, function.revision) {
+                Acquired::Hopeless { reason } => return Err(InvokeError::Unavailable { reason }),
+                Acquired::Crashing { reason } if attempts.waited() >= CRASH_PATIENCE => {
+                    return Err(InvokeError::Unavailable { reason });
+                }
+                Acquired::Crashing { .. } => attempts.end.min(attempts.start + CRASH_PATIENCE),
+                Acquired::Placed(_) | Acquired::Wait => attempts.end,
+            };
+            tokio::select! {
+                biased;
+                ticket = parked.ticket() => match ticket {
+                    Some(ticket) => {
+                        debug!(function = %key, wait_ms = attempts.waited().as_millis(), "parked request placed");
+                        return Ok(ticket);
+                    }
+                    // The queue drops only whom nobody waits for any more, or whose deadline has passed.
+                    None => return Err(InvokeError::ColdStartTimeout),
+                },
+                () = worse => {}
+                () = sleep_until(deadline) => {
+                    if Instant::now() >= attempts.end {
+                        return Err(InvokeError::ColdStartTimeout);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A pause after every place refused connections, longer each time.
+    async fn pause(&self, attempts: &mut Attempts) -> Result<(), InvokeError> {
+        let until = (Instant::now() + attempts.next_pause).min(attempts.end);
+        sleep_until(until).await;
+        if Instant::now() >= attempts.end {
+            return Err(InvokeError::ColdStartTimeout);
+        }
+        attempts.bounced.clear();
+        attempts.next_pause = (attempts.next_pause * 2).min(REFUSED_PAUSE_MOST);
+        Ok(())
     }
 
     /// The function; one at zero is asked to have a replica again, durably, as a scale call would.
     async fn function_awake(&self, key: &FunctionKey) -> Result<Arc<Function>, InvokeError> {
+        let function = self.catalog.function(key).ok_or(InvokeError::UnknownFunction)?;
+        if function.replicas > 0 {
+            return Ok(function);
+        }
+        let _alone = self.waking.lock().await; // of many first requests, one writes
         let function = self.catalog.function(key).ok_or(InvokeError::UnknownFunction)?;
         if function.replicas > 0 {
             return Ok(function);
@@ -193,19 +236,28 @@ impl Dispatch {
     }
 }
 
-/// How long one request has waited for replicas, and may.
-struct Wait {
+/// What one request has tried.
+struct Attempts {
     start: Instant,
-    deadline: Instant,
+    /// Until when it may wait for places.
+    end: Instant,
+    /// Containers that did not take it.
+    bounced: Vec<u64>,
+    next_pause: Duration,
 }
 
-impl Wait {
+impl Attempts {
     fn new(limit: Duration) -> Self {
         let start = Instant::now();
-        Self { start, deadline: start + limit }
+        Self { start, end: start + limit, bounced: Vec::new(), next_pause: REFUSED_PAUSE }
     }
 
-    fn since_start(&self) -> Duration {
+    fn waited(&self) -> Duration {
         self.start.elapsed()
+    }
+
+    /// The end by the cluster's clock.
+    fn deadline(&self, cluster: &Cluster) -> Moment {
+        cluster.clock().now().after(self.end.saturating_duration_since(Instant::now()))
     }
 }

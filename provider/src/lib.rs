@@ -9,6 +9,7 @@ pub mod engine;
 pub mod link;
 pub mod logs;
 pub mod metrics;
+pub mod node;
 pub mod reconcile;
 pub mod scheduler;
 pub mod secrets;

@@ -17,6 +17,8 @@ use hyperfaas_provider::config::Config;
 use hyperfaas_provider::dispatch::Dispatch;
 use hyperfaas_provider::engine::Engine;
 use hyperfaas_provider::engine::docker::DockerEngine;
+use hyperfaas_provider::node::HostNode;
+use hyperfaas_provider::node::cgroup::Cgroups;
 use hyperfaas_provider::reconcile::Reconciler;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -72,18 +74,26 @@ async fn run(config: Config) -> Result<(), String> {
     let catalog = Arc::new(Catalog::open(&config.catalog()).map_err(|error| error.to_string())?);
     let docker = DockerEngine::new(config.docker()).map_err(|error| error.to_string())?;
     let engine: Arc<dyn Engine> = Arc::new(docker.clone());
-    let cluster = Arc::new(Cluster::default());
+    let clock = Arc::new(SystemClock::start());
+    let cluster = Arc::new(Cluster::new(clock, config.policy(), config.parking()));
     let dispatch =
         Arc::new(Dispatch::new(Arc::clone(&catalog), Arc::clone(&cluster), config.dispatch()));
 
     let serving = CancellationToken::new();
     let acting = CancellationToken::new();
     let tasks = TaskTracker::new();
+    let cgroups = Cgroups::at(config.cgroup_root());
+    info!(
+        mode = config.policy().mode.name(),
+        grants = if cgroups.is_some() { "cgroup" } else { "engine" },
+        "scaling"
+    );
+    let node = HostNode::new(cgroups, Arc::clone(&engine), tasks.clone(), acting.clone());
     let reconciler = Reconciler {
         catalog: Arc::clone(&catalog),
         cluster: Arc::clone(&cluster),
         engine: Arc::clone(&engine),
-        clock: Arc::new(SystemClock::start()),
+        node: Arc::new(node),
         settings: config.reconcile(),
         tasks: tasks.clone(),
         shutdown: acting.clone(),

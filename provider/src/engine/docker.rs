@@ -29,8 +29,8 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::{
-    Call, ContainerId, ContainerUsage, Engine, EngineError, EngineEvent, EngineFacts, Image,
-    LogLine, LogQuery, Observed, PullPolicy, StartOrder,
+    Bounds, Call, ContainerId, ContainerUsage, Engine, EngineError, EngineEvent, EngineFacts,
+    Image, LogLine, LogQuery, Observed, PullPolicy, StartOrder,
 };
 use connection::Connection;
 use image::Pulls;
@@ -195,6 +195,11 @@ impl Engine for DockerEngine {
         query: LogQuery,
     ) -> BoxStream<'static, Result<LogLine, EngineError>> {
         logs::stream(self.inner.connection.docker(), container, query)
+    }
+
+    fn update<'a>(&'a self, container: &'a ContainerId, bounds: Bounds) -> Call<'a, ()> {
+        let container = container.clone();
+        self.finish(move |inner| async move { inner.update(container, bounds).await })
     }
 
     fn usage<'a>(&'a self, container: &'a ContainerId) -> Call<'a, ContainerUsage> {

@@ -250,6 +250,9 @@ pub trait Engine: Send + Sync + 'static {
         query: LogQuery,
     ) -> BoxStream<'static, Result<LogLine, EngineError>>;
 
+    /// Changes what a running container may use, and the engine's record of it; what is `None` stays as it is.
+    fn update<'a>(&'a self, container: &'a ContainerId, bounds: Bounds) -> Call<'a, ()>;
+
     /// What a container uses now.
     fn usage<'a>(&'a self, container: &'a ContainerId) -> Call<'a, ContainerUsage>;
 

@@ -20,8 +20,8 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::{
-    Call, ContainerId, ContainerUsage, Engine, EngineError, EngineEvent, EngineFacts, Image,
-    LogLine, LogQuery, Observed, PullPolicy, StartOrder,
+    Bounds, Call, ContainerId, ContainerUsage, Engine, EngineError, EngineEvent, EngineFacts,
+    Image, LogLine, LogQuery, Observed, PullPolicy, StartOrder,
 };
 use host::Signal;
 pub use host::SimHost;
@@ -122,6 +122,10 @@ impl Engine for SimEngine {
         let is_wanted =
             move |line: &LogLine| query.since.is_none_or(|since| line.timestamp >= since);
         lines.filter(move |line| std::future::ready(is_wanted(line))).map(Ok).boxed()
+    }
+
+    fn update<'a>(&'a self, container: &'a ContainerId, bounds: Bounds) -> Call<'a, ()> {
+        Box::pin(async move { self.host.update(container, bounds) })
     }
 
     fn usage<'a>(&'a self, container: &'a ContainerId) -> Call<'a, ContainerUsage> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bollard::Docker;
 use bollard::errors::Error;
-use bollard::models::ContainerCreateBody;
+use bollard::models::{ContainerCreateBody, ContainerUpdateBody};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
     StopContainerOptionsBuilder,
@@ -15,7 +15,7 @@ use bollard::query_parameters::{
 use tracing::{debug, warn};
 
 use super::super::clamp::clamp;
-use super::super::{ContainerId, EngineError, Observed, ReplicaId, StartOrder};
+use super::super::{Bounds, ContainerId, EngineError, Observed, ReplicaId, StartOrder};
 use super::connection::{CHANGE, READ, classify, gone_is_fine, status, within};
 use super::create::{self, Volumes, WATCHDOG_FILE};
 use super::{Inner, labels};
@@ -108,6 +108,28 @@ impl Inner {
             && text.contains("not found");
         let lost_watchdog = text.contains(WATCHDOG_FILE) && text.contains("no such file");
         lost_network || lost_watchdog
+    }
+
+    /// Changes the limits of one container.
+    pub(super) async fn update(
+        &self,
+        container: ContainerId,
+        bounds: Bounds,
+    ) -> Result<(), EngineError> {
+        let docker = self.connection.docker()?;
+        let ready = self.ready().await?;
+        let bounds = clamp(&bounds, &Bounds::default(), &ready.facts);
+        let body = ContainerUpdateBody {
+            nano_cpus: bounds.nano_cpus,
+            memory: bounds.memory,
+            memory_swap: bounds.memory,
+            ..ContainerUpdateBody::default()
+        };
+        match within(CHANGE, docker.update_container(&container.0, body)).await {
+            Ok(_) => Ok(()),
+            Err(error) if status(&error) == Some(404) => Err(EngineError::NotFound),
+            Err(error) => Err(classify(error)),
+        }
     }
 
     /// Ends one container and removes it with its anonymous volumes.

@@ -10,7 +10,7 @@ use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
 use super::super::{
-    ContainerId, EngineError, EngineEvent, EngineFacts, Image, SecretFile, StartOrder,
+    Bounds, ContainerId, EngineError, EngineEvent, EngineFacts, Image, SecretFile, StartOrder,
 };
 use super::program::Program;
 use super::world::World;
@@ -144,6 +144,11 @@ impl SimHost {
             (found.installation, EngineEvent::Removed { container: container.clone() })
         });
         self.happened(&world, removed);
+    }
+
+    /// What a container may use, for tests to look at.
+    pub fn bounds(&self, container: &ContainerId) -> Option<Bounds> {
+        self.world().containers.get(container).map(|found| found.bounds)
     }
 
     /// The secrets a function's revision has on this host, for tests to look at.

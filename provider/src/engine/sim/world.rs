@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use super::super::{
-    ContainerId, EngineError, EngineFacts, Image, LogLine, Observed, SecretFile, StartOrder,
+    Bounds, ContainerId, EngineError, EngineFacts, Image, LogLine, Observed, SecretFile, StartOrder,
 };
 use super::program::Program;
 
@@ -40,6 +40,7 @@ pub(super) struct Container {
     pub(super) installation: Arc<str>,
     pub(super) observed: Observed,
     pub(super) program: Program,
+    pub(super) bounds: Bounds,
     pub(super) log: Arc<Mutex<Log>>,
 }
 
@@ -87,8 +88,13 @@ impl World {
         };
         let timestamp = self.now();
         let installation = Arc::clone(installation);
-        let container =
-            Container { installation, observed: observed.clone(), program, log: Arc::default() };
+        let container = Container {
+            installation,
+            observed: observed.clone(),
+            program,
+            bounds: order.limits,
+            log: Arc::default(),
+        };
         container.program.lines.iter().for_each(|line| container.say(timestamp, line));
         self.containers.insert(observed.container.clone(), container);
         observed

@@ -1,0 +1,1 @@
+//! One function under load, in virtual time.
