@@ -38,7 +38,7 @@ pub(crate) struct Checks {
     is_thorough: bool,
     must_settle: bool,
     may_lose: bool,
-    parked_max: usize,
+    parked_max: (usize, usize),
     patience: Nanos,
 }
 
@@ -78,7 +78,7 @@ impl Checks {
             Outcome::Lost => {
                 Err(self.violation(format!("a running request of {name} was cut off"), now))
             }
-            Outcome::Full if function.parked() < self.parked_max => {
+            Outcome::Full if provider.may_park(function.parked()) => {
                 Err(self.violation(format!("{name} refused a request though few wait"), now))
             }
             Outcome::Late if waited < self.patience => {
@@ -108,6 +108,9 @@ impl Checks {
         for function in provider.functions() {
             self.bounds(function, now)?;
         }
+        if provider.parked() > self.parked_max.1 {
+            return Err(self.violation("more requests wait than may", now));
+        }
         for (id, container) in site.containers() {
             let most = container.cpu_quota();
             if most.is_some_and(|cpus| cpus <= 0.0) {
@@ -127,7 +130,7 @@ impl Checks {
             let what = format!("{name} has {} replicas and may have {most}", function.live());
             return Err(self.violation(what, now));
         }
-        if function.parked() > self.parked_max {
+        if function.parked() > self.parked_max.0 {
             return Err(self.violation(format!("more requests of {name} wait than may"), now));
         }
         for replica in view.replicas.iter().filter(|replica| replica.phase.is_live()) {

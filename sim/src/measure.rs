@@ -172,8 +172,8 @@ mod tests {
 
     #[test]
     fn books_are_integrals() {
-        let mut books = Books::default();
-        books.now = Held { cpus: 2.0, memory: 10.0, containers: 3.0 };
+        let now = Held { cpus: 2.0, memory: 10.0, containers: 3.0 };
+        let mut books = Books { now, ..Books::default() };
         books.advance(2 * SECOND);
         books.now.cpus = 1.0;
         books.advance(3 * SECOND);

@@ -48,8 +48,10 @@ pub struct Decisions {
     pub parked: u64,
     /// Requests that waited while nothing was ready.
     pub cold: u64,
-    /// Plans made.
+    /// Functions planned.
     pub plans: u64,
+    /// Rounds of planning.
+    pub rounds: u64,
 }
 
 /// One decision on how much a function has.
@@ -85,7 +87,8 @@ pub enum What {
 pub struct Provider {
     policy: Policy,
     period: Nanos,
-    parked_max: usize,
+    parked_max: (usize, usize),
+    waiting: usize,
     functions: Vec<Function>,
     nodes: Nodes,
     /// The function that owns the container at each place.
@@ -128,6 +131,7 @@ impl Provider {
             policy: scenario.policy,
             period: scenario.period,
             parked_max: scenario.parked_max,
+            waiting: 0,
             functions: scenario.profiles.iter().map(Function::new).collect(),
             nodes: Nodes::new(&scenario.nodes),
             owners: Vec::new(),
@@ -156,9 +160,16 @@ impl Provider {
         &self.functions
     }
 
+    /// Whether one more request of a function may wait where `own` do: at most a bound of each, and never more than places are
+    /// left for all, as `cluster::queue` has it.
+    pub fn may_park(&self, own: usize) -> bool {
+        let (one, all) = self.parked_max;
+        own < one && own < all.saturating_sub(self.waiting)
+    }
+
     /// Requests that wait for a place.
     pub fn parked(&self) -> usize {
-        self.functions.iter().map(|function| function.parked.len()).sum()
+        self.waiting
     }
 
     /// When the scheduler wants to look again though nothing happens.
@@ -195,9 +206,28 @@ impl Provider {
         for container in std::mem::take(&mut self.emptied) {
             site.stop(container, at);
         }
-        while let Some(index) = self.dirty.pop() {
-            self.functions[index as usize].is_dirty = false;
-            self.plan(index, site, now, at);
+        loop {
+            let may_start = self.starting < self.starts_max;
+            let starved = if may_start { std::mem::take(&mut self.hungry) } else { Vec::new() };
+            let dirty = std::mem::take(&mut self.dirty);
+            if starved.is_empty() && dirty.is_empty() {
+                return;
+            }
+            // Those that waited for a start first, each once.
+            let mut due = starved;
+            due.extend(dirty);
+            due.retain(|index| {
+                let function = &mut self.functions[*index as usize];
+                std::mem::replace(&mut function.planned_in, self.decisions.rounds) != self.decisions.rounds
+            });
+            self.decisions.rounds += 1;
+            for index in &due {
+                self.functions[*index as usize].is_dirty = false;
+            }
+            self.plan(&due, site, now, at);
+            if self.dirty.is_empty() {
+                return;
+            }
         }
     }
 

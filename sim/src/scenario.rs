@@ -56,8 +56,8 @@ pub struct Scenario {
     pub period: Nanos,
     /// How long a request may wait for a place.
     pub patience: Nanos,
-    /// Requests of one function that may wait.
-    pub parked_max: usize,
+    /// Requests that may wait: of one function, and of all.
+    pub parked_max: (usize, usize),
     /// When it is over, if everything that came is over.
     pub until: Nanos,
     /// Time of one line of the record.
@@ -83,7 +83,7 @@ impl Scenario {
             standby: 2,
             period: 100 * MS,
             patience: MINUTE,
-            parked_max: 1000,
+            parked_max: (1000, 10_000),
             until: 10 * MINUTE,
             interval: SECOND,
             objective: 500 * MS,

@@ -27,14 +27,17 @@ pub struct Function {
     pub view: FunctionView,
     /// The containers of the view's replicas, in their order.
     pub(crate) containers: Vec<Id>,
-    /// Requests served when the last report of each came.
-    pub(crate) served: Vec<(u64, Moment)>,
+    /// Requests served when the last report of each came, and when that was.
+    pub(crate) served: Vec<Option<(u64, Moment)>>,
     pub(crate) seats: Vec<Seat>,
     pub(crate) parked: VecDeque<Parked>,
     /// Who has bounced requests that are on their way to somebody else.
     pub(crate) bounces: HashMap<Id, Vec<u64>>,
     pub(crate) turn: usize,
     pub(crate) is_dirty: bool,
+    /// The last round of planning it was part of.
+    pub(crate) planned_in: u64,
+    pub(crate) looked_at: Moment,
     pub(crate) wake_at: Option<Moment>,
 }
 
@@ -57,6 +60,8 @@ impl Function {
             bounces: HashMap::new(),
             turn: 0,
             is_dirty: false,
+            planned_in: u64::MAX,
+            looked_at: Moment::ZERO,
             wake_at: None,
         }
     }
@@ -122,10 +127,10 @@ impl Function {
         })
     }
 
-    pub(crate) fn add(&mut self, replica: ReplicaView, container: Id, now: Moment) {
+    pub(crate) fn add(&mut self, replica: ReplicaView, container: Id) {
         self.view.replicas.push(replica);
         self.containers.push(container);
-        self.served.push((0, now));
+        self.served.push(None);
     }
 
     pub(crate) fn remove(&mut self, container: Id) -> Option<ReplicaView> {

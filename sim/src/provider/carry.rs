@@ -1,13 +1,14 @@
 //! The scheduler's plans, and what becomes of them: counted in the views first, then done on the site, as `reconcile` does.
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
 
 use hyperfaas_protocol::control::WorkerState;
 use hyperfaas_protocol::moment::Moment;
 use hyperfaas_provider::engine::ReplicaId;
 use hyperfaas_provider::scheduler::{
-    Action, Budget, Grant, GuestView, ImageState, NodeId, Phase, PlaceKind, ReplicaView,
-    WorkerPlace, plan_function,
+    Action, Budget, Grant, GuestView, ImageState, Missing, NodeId, Phase, PlaceKind,
+    ReplicaView, Why, WorkerPlace, plan_function, share_starts,
 };
 
 use super::{Provider, What};
@@ -18,37 +19,65 @@ use crate::site::{Allowance, Role, Site};
 use crate::slab::Id;
 
 impl Provider {
-    /// Plans for one function and carries it out.
-    pub(super) fn plan(&mut self, index: u32, site: &mut Site, now: Moment, at: Nanos) {
-        self.decisions.plans += 1;
-        let mut budget = self.budget(index);
+    /// Plans for everything that is due and carries it out; starts are shared out last.
+    pub(super) fn plan(&mut self, due: &[u32], site: &mut Site, now: Moment, at: Nanos) {
         self.shown = now;
-        let function = &mut self.functions[index as usize];
-        let planned = plan_function(&function.view, &mut budget, &self.policy, now);
-        function.view.scale = planned.scale;
-        if function.wake_at != planned.plan.wake_at {
-            function.wake_at = planned.plan.wake_at;
-            self.wakes.extend(planned.plan.wake_at.map(|at| Reverse((at, index))));
+        let mut budget = self.budget();
+        let mut missing = Vec::new();
+        for index in due {
+            self.decisions.plans += 1;
+            budget.offers = self.offers(*index);
+            let function = &mut self.functions[*index as usize];
+            let planned = plan_function(&function.view, &mut budget, &self.policy, now);
+            function.view.scale = planned.scale;
+            if function.wake_at != planned.plan.wake_at {
+                function.wake_at = planned.plan.wake_at;
+                self.wakes.extend(planned.plan.wake_at.map(|at| Reverse((at, *index))));
+            }
+            for action in planned.plan.actions {
+                self.carry_out(*index, action, site, now, at);
+            }
+            missing.extend(planned.missing_why.map(|why| (*index, planned.missing, why)));
         }
-        for action in planned.plan.actions {
-            self.carry_out(index, action, site, now, at);
-        }
-        let starts = planned.missing.min(budget.starts);
-        for _ in 0..starts {
-            self.note(index, What::Start, planned.missing_why.as_ref(), at);
-            self.start(index, site, now, at);
-        }
-        if planned.missing > starts {
-            self.hungry.push(index);
+        if !missing.is_empty() {
+            self.share(&missing, budget.starts, site, now, at);
         }
     }
 
-    fn budget(&mut self, index: u32) -> Budget {
+    /// Starts what is missing, as far as `starts` goes; who got less than he misses waits for the next start to end.
+    fn share(
+        &mut self,
+        missing: &[(u32, usize, Why)],
+        starts: usize,
+        site: &mut Site,
+        now: Moment,
+        at: Nanos,
+    ) {
+        let keys: Vec<_> =
+            missing.iter().map(|one| self.functions[one.0 as usize].view.key.clone()).collect();
+        let mut all: Vec<_> = missing
+            .iter()
+            .zip(&keys)
+            .map(|((_, count, why), key)| Missing { key, revision: 1, count: *count, why: *why })
+            .collect();
+        let mut actions = Vec::new();
+        share_starts(&mut all, starts, &mut actions);
+        let by_key: HashMap<_, _> =
+            keys.iter().zip(missing).map(|(key, one)| (key, one.0)).collect();
+        self.hungry.extend(all.iter().filter(|one| one.count > 0).map(|one| by_key[one.key]));
+        for action in actions {
+            let index = by_key[action.function()];
+            self.note(index, What::Start, action.why(), at);
+            self.start(index, site, now, at);
+        }
+    }
+
+    fn budget(&self) -> Budget {
         Budget {
             starts: self.starts_max.saturating_sub(self.starting),
             specialisations: self.policy.specialisations_at_once.saturating_sub(self.specialising.len()),
             nodes: self.nodes.views.clone(),
-            offers: self.offers(index),
+            offers: Vec::new(),
         }
     }
 
@@ -64,7 +93,7 @@ impl Provider {
         let container = site.start(Role::Owned(index), node, allowance, at);
         let mut replica = ReplicaView::ordered(name(container), revision, grant, now);
         replica.node = NodeId(u16::try_from(node).unwrap_or(u16::MAX));
-        function.add(replica, container, now);
+        function.add(replica, container);
         self.own(container, Some(index));
         self.starting += 1;
         self.decisions.starts += 1;

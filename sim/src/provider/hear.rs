@@ -13,6 +13,9 @@ use crate::slab::Id;
 /// A container that ends sooner than this after it was ready counts as a failed start, as in `cluster::cell`.
 const STABLE_AFTER: std::time::Duration = std::time::Duration::from_secs(10);
 
+/// A report covers at most this, as in `cluster::cell`.
+const REPORT_MOST: std::time::Duration = std::time::Duration::from_millis(2500);
+
 impl Provider {
     /// Takes in one notice.
     pub(crate) fn hear(&mut self, notice: Notice, site: &mut Site, now: Moment, at: Nanos) {
@@ -53,7 +56,6 @@ impl Provider {
             (replica.phase, replica.since, replica.has_second_own) = (Phase::Starting, now, has_second);
         }
         self.touch(index);
-        self.feed();
     }
 
     fn start_failed(&mut self, id: Id, site: &mut Site, now: Moment, at: Nanos) {
@@ -66,7 +68,6 @@ impl Provider {
             self.fail(index, now);
             self.touch(index);
         }
-        self.feed();
     }
 
     pub(super) fn fail(&mut self, index: u32, now: Moment) {
@@ -169,11 +170,14 @@ impl Provider {
         let function = &mut self.functions[index as usize];
         let Some(place) = function.index_of(id) else { return };
         let cpu = load.cpu_millicores.map(|cpu| u32::try_from(cpu).unwrap_or(u32::MAX));
-        let (served, since) = std::mem::replace(&mut function.served[place], (load.served, now));
-        let span = now.since(since).min(std::time::Duration::from_secs(2)).as_secs_f64();
-        if let Some(cpu) = cpu {
-            let used_us = f64::from(cpu) * span * 1e3;
-            function.view.traffic.used(used_us, load.served.saturating_sub(served));
+        let last = function.served[place].replace((load.served, now));
+        // As `cluster::cell` reckons: a report that was missed says nothing of what a request costs.
+        if let (Some((served, since)), Some(cpu)) = (last, cpu)
+            && now.since(since) <= REPORT_MOST
+            && served <= load.served
+        {
+            let used_us = f64::from(cpu) * now.since(since).as_secs_f64() * 1e3;
+            function.view.traffic.used(used_us, load.served - served);
         }
         let replica = &mut function.view.replicas[place];
         let before = replica.load.map_or((0, 0), |l| (l.cpu.unwrap_or(0), l.memory.unwrap_or(0)));
@@ -233,14 +237,5 @@ impl Provider {
         self.nodes.used(node, load, (0, 0));
         self.nodes.leave(node);
         self.owners[id.place() as usize] = None;
-    }
-
-    /// A start is over: functions that had to wait for their turn get another plan.
-    fn feed(&mut self) {
-        if self.starting < self.policy.starts_at_once {
-            for index in std::mem::take(&mut self.hungry) {
-                self.touch(index);
-            }
-        }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hyperfaas_protocol::moment::Moment;
-use hyperfaas_provider::scheduler::{is_pressed, place};
+use hyperfaas_provider::scheduler::{is_pressed, place, room};
 
 use super::Provider;
 use super::books::Parked;
@@ -14,6 +14,10 @@ use crate::slab::Id;
 
 /// So many containers may send one request back before it waits for a change.
 const BOUNCES_MAX: usize = 3;
+/// How soon after a look at the pressure of arrivals the next one is worth its cost, as in `cluster::cell`.
+const PRESSURE_PAUSE: Duration = Duration::from_millis(5);
+/// Waiting requests are let go to a worker without a limit until it has so many, as in `cluster`.
+const RELEASE_MOST: u32 = 100;
 
 impl Provider {
     /// A request has come; whether it waits.
@@ -21,26 +25,35 @@ impl Provider {
         let Some(index) = site.request(request).map(|found| found.function) else { return false };
         let function = &mut self.functions[index as usize];
         function.view.traffic.arrived(now);
-        if self.try_place(index, request, &[], site, at) {
-            if is_pressed(&self.functions[index as usize].view, &self.policy, now) {
+        let may_go = function.parked.is_empty();
+        if self.policy.mode.has_up() && now.since(function.looked_at) >= PRESSURE_PAUSE {
+            function.looked_at = now;
+            if is_pressed(&function.view, &self.policy, now) {
                 self.touch(index);
             }
+        }
+        if may_go && self.try_place(index, request, &[], site, at) {
             return false;
         }
         self.park(index, Parked { request, bounced: Vec::new() })
     }
 
     fn park(&mut self, index: u32, parked: Parked) -> bool {
-        let most = self.parked_max;
-        let function = &mut self.functions[index as usize];
-        if function.parked.len() >= most {
+        let own = self.functions[index as usize].parked.len();
+        if !self.may_park(own) {
             self.verdicts.push((parked.request, Outcome::Full));
             return false;
         }
         self.decisions.parked += 1;
+        let function = &mut self.functions[index as usize];
         self.decisions.cold += u64::from(!function.seats.iter().any(|seat| seat.is_open));
-        function.parked.push_back(parked);
-        function.view.parked = u32::try_from(function.parked.len()).unwrap_or(u32::MAX);
+        if parked.bounced.is_empty() {
+            function.parked.push_back(parked);
+        } else {
+            function.parked.push_front(parked); // it had a place already
+        }
+        self.waiting += 1;
+        function.view.parked = count(function.parked.len());
         self.touch(index);
         true
     }
@@ -53,6 +66,7 @@ impl Provider {
         function.parked.retain(|parked| parked.request != request);
         if function.parked.len() < before {
             function.view.parked -= 1;
+            self.waiting -= 1;
             self.verdicts.push((request, Outcome::Late));
         }
     }
@@ -78,7 +92,11 @@ impl Provider {
 
     /// Sends on what waits while there is room; first come, first served.
     pub(crate) fn release(&mut self, index: u32, site: &mut Site, at: Nanos) {
+        let most = if self.policy.mode.has_out() { RELEASE_MOST } else { u32::MAX };
         while let Some(parked) = self.functions[index as usize].parked.front().cloned() {
+            if room(&self.functions[index as usize].seats, most) == 0 {
+                return;
+            }
             if !self.try_place(index, parked.request, &parked.bounced, site, at) {
                 // Everyone with room has bounced it: they are asked again when something has changed.
                 if let Some(front) = self.functions[index as usize].parked.front_mut() {
@@ -88,7 +106,8 @@ impl Provider {
             }
             let function = &mut self.functions[index as usize];
             function.parked.pop_front();
-            function.view.parked = u32::try_from(function.parked.len()).unwrap_or(u32::MAX);
+            self.waiting -= 1;
+            function.view.parked = count(function.parked.len());
         }
     }
 
@@ -134,4 +153,8 @@ impl Provider {
         }
         Some((found.function, at - found.sent_at))
     }
+}
+
+fn count(of: usize) -> u32 {
+    u32::try_from(of).unwrap_or(u32::MAX)
 }
