@@ -186,7 +186,9 @@ impl Checks {
         let Some(base) = view.wanted.as_ref().and_then(|wanted| wanted.scaling.base.cpu) else {
             return Ok(());
         };
-        let above = view.replicas.iter().find(|replica| replica.grant.cpu.is_some_and(|c| c > base));
+        // A difference of less than a twentieth, or 10m, is not worth a write to the scheduler.
+        let most = base + (base / 20).max(10);
+        let above = view.replicas.iter().find(|replica| replica.grant.cpu.is_some_and(|c| c >= most));
         match above {
             Some(replica) => {
                 let cpu = replica.grant.cpu.unwrap_or_default();

@@ -1,10 +1,13 @@
 //! What goes wrong, and when.
 
+use std::collections::HashMap;
+
 use hyperfaas_protocol::moment::Moment;
 
 use crate::chance::{Chance, Purpose};
 use crate::queue::{Nanos, SECOND};
 use crate::site::Notice;
+use crate::slab::Id;
 
 /// How long a broken control link takes to come back; what holds is told again then.
 const RECONNECT: Nanos = SECOND;
@@ -61,25 +64,40 @@ impl Faults {
     }
 }
 
-/// Applies [`Faults`] to what a provider hears.
+/// What becomes of one line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It arrives.
+    At(Nanos),
+    /// It arrives twice.
+    Twice(Nanos),
+    /// It is lost with its link, which is back at this moment.
+    Broken(Id, Nanos),
+    /// It is lost while the link is down.
+    Lost,
+}
+
+/// Applies [`Faults`] to what a provider hears. Lines of one container keep their order, as on a connection.
 #[derive(Debug)]
 pub(crate) struct Links {
     faults: Faults,
     chance: Chance,
+    /// When the last line of a container arrives, and until when its link is down.
+    lines: HashMap<Id, (Nanos, Nanos)>,
 }
 
 impl Links {
     pub(crate) fn new(faults: Faults, seed: u64) -> Self {
-        Self { faults, chance: Chance::new(seed, Purpose::Links) }
+        Self { faults, chance: Chance::new(seed, Purpose::Links), lines: HashMap::new() }
     }
 
-    /// When a line that is sent at `at` arrives: not at all, once or twice.
-    pub(crate) fn deliver(&mut self, notice: &mut Notice, at: Nanos) -> (Option<Nanos>, Option<Nanos>) {
+    /// What becomes of a line that is sent at `at`; what the engine or a connection of a request tells always arrives.
+    pub(crate) fn deliver(&mut self, notice: &mut Notice, at: Nanos) -> Fate {
         let faults = &self.faults;
         let container = match notice {
             Notice::Load(id, _) | Notice::Marked(id, _) | Notice::Owner(id, _) => *id,
             Notice::Worker(id, ..) => *id,
-            _ => return (Some(at), None),
+            _ => return Fate::At(at),
         };
         if let Notice::Load(_, load) = &mut *notice
             && faults.lie > 0.0
@@ -89,13 +107,20 @@ impl Links {
             load.in_flight = scaled(load.in_flight, faults.lie);
             load.memory_bytes = load.memory_bytes.map(|bytes| scaled(bytes, faults.lie));
         }
-        let at = at + if faults.late > 0 { self.chance.up_to(faults.late) } else { 0 };
-        if self.chance.happens(faults.link_breaks) {
-            // A report is the newest truth and is not repeated; a state is, when the link is back.
-            let again = (!matches!(notice, Notice::Load(..))).then_some(at + RECONNECT);
-            return (again, None);
+        if faults.late == 0 && faults.link_breaks == 0.0 && faults.doubled == 0.0 {
+            return Fate::At(at);
         }
-        (Some(at), self.chance.happens(faults.doubled).then_some(at))
+        let line = self.lines.entry(container).or_default();
+        if at < line.1 {
+            return Fate::Lost;
+        }
+        let late = if faults.late > 0 { self.chance.up_to(faults.late) } else { 0 };
+        line.0 = line.0.max(at + late);
+        if self.chance.happens(faults.link_breaks) {
+            line.1 = line.0 + RECONNECT;
+            return Fate::Broken(container, line.1);
+        }
+        if self.chance.happens(faults.doubled) { Fate::Twice(line.0) } else { Fate::At(line.0) }
     }
 }
 

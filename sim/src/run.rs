@@ -7,7 +7,7 @@ use hyperfaas_trace::Arrival;
 
 use crate::chance::{Chance, Purpose};
 use crate::check::{Checks, Violation};
-use crate::faults::{Clock, Fault, Links};
+use crate::faults::{Clock, Fate, Fault, Links};
 use crate::measure::{Outcome, Summary};
 use crate::provider::Provider;
 use crate::queue::{Nanos, Queue};
@@ -22,6 +22,8 @@ use crate::slab::Id;
 enum Event {
     /// The provider hears something.
     Hear(Notice),
+    /// A control link is back: what holds is told anew.
+    Back(Id),
     /// The provider asked to be woken.
     Wake,
     /// A request has waited for as long as it may.
@@ -142,6 +144,7 @@ impl<'a> Run<'a> {
         let shown = self.clock.now(self.now);
         match event {
             Event::Hear(notice) => self.provider.hear(notice, &mut self.site, shown, self.now),
+            Event::Back(container) => self.site.retell(container, self.now),
             Event::Wake => {
                 if self.waking == Some(self.now) {
                     self.waking = None;
@@ -197,17 +200,23 @@ impl<'a> Run<'a> {
         // In the order in which they were told; a provider that acts on one may cause another.
         let mut told = std::mem::take(&mut self.site.notices);
         for (at, mut notice) in told.drain(..) {
-            let (once, twice) = self.links.deliver(&mut notice, at);
-            if let Some(at) = twice {
-                self.queue.push(at, Event::Hear(notice.clone()));
-            }
-            match once {
-                Some(at) if at <= self.now => {
-                    let shown = self.clock.now(self.now);
-                    self.provider.hear(notice, &mut self.site, shown, self.now);
+            let at = match self.links.deliver(&mut notice, at) {
+                Fate::At(at) => at,
+                Fate::Twice(at) => {
+                    self.queue.push(at, Event::Hear(notice.clone()));
+                    at
                 }
-                Some(at) => self.queue.push(at, Event::Hear(notice)),
-                None => {}
+                Fate::Broken(container, back) => {
+                    self.queue.push(back, Event::Back(container));
+                    continue;
+                }
+                Fate::Lost => continue,
+            };
+            if at <= self.now {
+                let shown = self.clock.now(self.now);
+                self.provider.hear(notice, &mut self.site, shown, self.now);
+            } else {
+                self.queue.push(at, Event::Hear(notice));
             }
         }
     }

@@ -152,8 +152,15 @@ fn scenario(world: &World) -> (Scenario, Vec<Arrival>) {
     (scenario, all)
 }
 
+/// A hundred worlds, unless `PROPTEST_CASES` says how many.
+fn config() -> ProptestConfig {
+    let default = ProptestConfig::default();
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { default.cases } else { 100 };
+    ProptestConfig { cases, failure_persistence: None, ..default }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn whatever_happens_what_must_hold_holds(world in world()) {

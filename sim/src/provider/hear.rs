@@ -2,7 +2,7 @@
 
 use hyperfaas_protocol::control::{Level, Load, OwnerState, Watermark, WorkerState};
 use hyperfaas_protocol::moment::Moment;
-use hyperfaas_provider::scheduler::{Failure, LoadView, Phase};
+use hyperfaas_provider::scheduler::{Failure, GuestView, LoadView, Phase};
 
 use super::Provider;
 use crate::measure::Outcome;
@@ -136,10 +136,7 @@ impl Provider {
             self.release(index, site, at);
         }
         if state == WorkerState::Generic {
-            self.guests.remove(&(id, worker));
-            if self.is_standby(id) {
-                self.offered(id, site, at);
-            }
+            self.vacated((id, worker, epoch), site, at);
         }
     }
 
@@ -151,8 +148,12 @@ impl Provider {
             replica.is_some_and(|replica| replica.workers[usize::from(worker)].epoch == epoch)
         });
         let guest = self.guests.get(&(id, worker)).copied().filter(|index| {
-            let guests = &self.functions[*index as usize].view.guests;
-            guests.iter().any(|guest| guest.epoch == epoch)
+            let mut guests = self.functions[*index as usize].view.guests.iter();
+            let is_this = |guest: &GuestView| {
+                (guest.epoch, guest.worker) == (epoch, worker)
+                    && super::books::container_of(&guest.host) == Some(id)
+            };
+            guests.any(is_this)
         });
         owner.into_iter().chain(guest).collect()
     }

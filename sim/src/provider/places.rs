@@ -53,13 +53,20 @@ impl Provider {
         }
     }
 
-    /// A standby container's worker has become generic, at first or again.
-    pub(super) fn offered(&mut self, id: Id, site: &mut Site, at: Nanos) {
-        self.guests.remove(&(id, 0));
-        if let Some(standby) = self.pool.iter_mut().find(|standby| standby.id == id) {
-            standby.state = Pool::Free;
+    /// A worker of a container has become generic, at first or after this epoch's function.
+    pub(super) fn vacated(&mut self, (id, worker, epoch): (Id, u8, u64), site: &mut Site, at: Nanos) {
+        let standby = self.pool.iter_mut().find(|standby| standby.id == id);
+        match standby {
+            Some(standby) if worker == 0 && standby.epoch == epoch => {
+                standby.state = Pool::Free;
+                self.guests.remove(&(id, worker));
+                self.fill_pool(site, at);
+            }
+            Some(_) => {} // its other worker, or news of an order before the last
+            None => {
+                self.guests.remove(&(id, worker));
+            }
         }
-        self.fill_pool(site, at);
     }
 
     /// A standby container has ended or is gone.

@@ -1,9 +1,9 @@
 //! Requests in their workers, and what happens by itself.
 
-use hyperfaas_protocol::control::{Load, WorkerLoad, WorkerState};
+use hyperfaas_protocol::control::{Load, OwnerState, WorkerLoad, WorkerState};
 
 use super::gauge::{LOOK, REPORT};
-use super::{Container, Event, LINK, Notice, SAMPLE, Site};
+use super::{Container, Event, LINK, Notice, Role, SAMPLE, Site};
 use crate::queue::Nanos;
 use crate::slab::Id;
 
@@ -127,6 +127,23 @@ impl Site {
         }
         if is_vacant {
             self.events.push(now, Event::Vacated(id, worker, epoch));
+        }
+    }
+
+    /// A control link begins anew: what holds by now is told, as `watchdog/src/control.rs` does.
+    pub fn retell(&mut self, id: Id, now: Nanos) {
+        let Some(container) = self.containers.at(id).filter(|c| c.is_running()) else { return };
+        let mut told = vec![Notice::Marked(id, container.gauge.mark)];
+        for (index, worker) in (0_u8..).zip(&container.workers) {
+            let is_owner = index == 0 && container.role != Role::Standby;
+            told.push(match (is_owner, worker.state) {
+                (true, WorkerState::Ready) => Notice::Owner(id, OwnerState::Ready),
+                (true, _) => Notice::Owner(id, OwnerState::Starting),
+                (false, state) => Notice::Worker(id, index, worker.epoch, state),
+            });
+        }
+        for notice in told {
+            self.tell(now + LINK, notice);
         }
     }
 
