@@ -3,7 +3,7 @@
 # Settings go on the command line: make up HYPERFAAS_PORT=9090 HYPERFAAS_ADDRESS=0.0.0.0
 
 .DEFAULT_GOAL := help
-.PHONY: up down purge build images run test lint help
+.PHONY: up down purge build images run test fuzz lint help
 
 up: ## build all, start the services, deploy stack.yml and call its functions
 	@scripts/up.sh
@@ -25,6 +25,9 @@ run: ## run provider and gateway as one plain process on this host, without Comp
 
 test: ## run all tests (needs a Docker engine, which root gets installed and started)
 	@scripts/test.sh
+
+fuzz: ## run the fuzz targets under libFuzzer, FUZZ_SECONDS each (default 60; needs a C++ compiler)
+	@scripts/fuzz.sh
 
 lint: ## check format and lints
 	cargo fmt --all --check

@@ -229,6 +229,13 @@ impl Cluster {
         parking
     }
 
+    /// Counts one more request of `key` as waiting, outside the queue; `None` when too many wait.
+    pub fn hold(&self, key: &FunctionKey) -> Option<Parked> {
+        let held = self.cell(key).hold(self.context.clock.now());
+        self.touch(key);
+        held
+    }
+
     /// How the matter stands with `revision` of `key` for those who wait.
     pub fn standing_of(&self, key: &FunctionKey, revision: u64) -> Acquired {
         self.find(key).map_or(Acquired::Wait, |cell| cell.standing(revision))
@@ -274,8 +281,8 @@ impl Cluster {
         if !self.is_engine_up() {
             return None;
         }
+        self.recount(&cell, &mut budget.nodes, now);
         let plan = cell.plan(wanted, budget, &self.policy, now);
-        self.recount(&cell, now);
         if plan.is_none() {
             self.forget(key);
         }
@@ -490,13 +497,14 @@ impl Cluster {
         let _ = self.starting.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
     }
 
-    /// Brings the use of the cell's host up to date.
-    fn recount(&self, cell: &Cell, now: Moment) {
+    /// Brings the use of the cell's host up to date, here and in the budget at hand.
+    fn recount(&self, cell: &Cell, budget: &mut [NodeView], now: Moment) {
         let (new, old) = cell.recount(now);
         if new != old {
-            let node = &mut self.lock_nodes()[0];
-            node.cpu_used = node.cpu_used.saturating_sub(old.0).saturating_add(new.0);
-            node.memory_used = node.memory_used.saturating_sub(old.1).saturating_add(new.1);
+            for node in self.lock_nodes().iter_mut().chain(budget).take(2) {
+                node.cpu_used = node.cpu_used.saturating_sub(old.0).saturating_add(new.0);
+                node.memory_used = node.memory_used.saturating_sub(old.1).saturating_add(new.1);
+            }
         }
     }
 

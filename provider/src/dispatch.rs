@@ -18,14 +18,15 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
 use crate::catalog::{Catalog, Function};
-use crate::cluster::{Acquired, Cluster, Parked, Parking, Ticket};
+use crate::cluster::{Acquired, Cluster, Parked, Parking, Ticket, WorkerRef};
+use crate::lanes::{self, LaneError};
 
 /// How long a request waits while the function's process keeps ending: the watchdog's first restarts take less.
 const CRASH_PATIENCE: Duration = Duration::from_secs(3);
-/// The first pause after all replicas refused connections; each further one is twice as long.
+/// The first pause after all that had room refused.
 const REFUSED_PAUSE: Duration = Duration::from_millis(20);
-/// The longest such pause.
-const REFUSED_PAUSE_MOST: Duration = Duration::from_millis(500);
+/// No container: in the list of one who has been sent back, so that it keeps its turn.
+const NOBODY: u64 = 0;
 /// How many containers a request is offered to before it pauses.
 const BOUNCES_MOST: usize = 8;
 
@@ -102,33 +103,65 @@ impl Dispatch {
         mut request: Request<Body>,
     ) -> Result<Response<Body>, InvokeError> {
         *request.uri_mut() = Uri::from(target);
-        let mut route = Attempts::new(self.settings.cold_start_timeout);
+        let mut attempts = Attempts::new(self.settings.cold_start_timeout);
         if self.catalog.function(key).is_none() {
             return Err(InvokeError::UnknownFunction);
         }
         self.cluster.arrived(key);
         loop {
-            let ticket = self.ticket(key, &mut route).await?;
-            match forward(&ticket.route().pool, request, &self.forwarding).await {
+            let ticket = self.ticket(key, &mut attempts).await?;
+            let replica = ticket.route().replica.clone();
+            match self.hop(key, &ticket, request).await {
                 Ok(response) => return Ok(response.map(|body| hold(body, ticket))),
-                Err(ForwardError::Unsent { request: unsent, cause }) => {
-                    debug!(function = %key, replica = %ticket.route().replica.0, %cause, "request not sent, trying elsewhere");
+                Err(Hop::Elsewhere { request: unsent, cause }) => {
+                    debug!(function = %key, replica = %replica.0, %cause, "request not sent, trying elsewhere");
                     self.cluster.counters().bounces.inc();
-                    route.bounced.push(ticket.host());
+                    attempts.sent_back(ticket.host());
                     ticket.bounced();
                     request = *unsent;
                 }
-                Err(ForwardError::Lost(error)) => {
-                    warn!(function = %key, replica = %ticket.route().replica.0, %error, "replica broke off");
-                    return Err(InvokeError::Lost(error.to_string()));
+                Err(Hop::Over(error)) => {
+                    if let InvokeError::Lost(cause) = &error {
+                        warn!(function = %key, replica = %ticket.route().replica.0, %cause, "replica broke off");
+                    }
+                    return Err(error);
                 }
-                Err(ForwardError::UnexpectedUpgrade) => {
-                    return Err(InvokeError::Lost("unexpected protocol switch".into()));
-                }
-                Err(ForwardError::BrokenRequest) => return Err(InvokeError::BrokenRequest),
-                Err(ForwardError::Timeout(_)) => return Err(InvokeError::Timeout),
             }
         }
+    }
+
+    /// Sends `request` to where `ticket` is for: over a lane where there is one, else over plain HTTP, which leads only to the
+    /// container's own function.
+    async fn hop(
+        &self,
+        key: &FunctionKey,
+        ticket: &Ticket,
+        mut request: Request<Body>,
+    ) -> Result<Response<Body>, Hop> {
+        let (route, WorkerRef { worker, epoch, .. }) = (ticket.route(), ticket.worker());
+        let is_guest = route.owner != *key;
+        let lanes = route.lanes.to(worker, epoch);
+        if let Some(lanes) = lanes.filter(|_| is_guest || lanes::carries(&request)) {
+            match lanes::call(&lanes, request, &self.forwarding, route.pool.host()).await {
+                Ok(response) => return Ok(response),
+                Err(LaneError::NoLane { request: unsent, cause }) => {
+                    debug!(replica = %route.replica.0, %cause, "no lane");
+                    request = *unsent;
+                }
+                Err(LaneError::Bounced { request, reason, crowd }) => {
+                    let cause = format!("{}, {} in flight", reason.name(), crowd.in_flight);
+                    return Err(Hop::Elsewhere { request, cause });
+                }
+                Err(LaneError::Lost(text)) => return Err(Hop::Over(InvokeError::Lost(text))),
+                Err(LaneError::BrokenRequest) => return Err(Hop::Over(InvokeError::BrokenRequest)),
+                Err(LaneError::Timeout(_)) => return Err(Hop::Over(InvokeError::Timeout)),
+            }
+        }
+        if is_guest {
+            let cause = "a guest is reached over lanes alone".to_owned();
+            return Err(Hop::Elsewhere { request: Box::new(request), cause });
+        }
+        forward(&route.pool, request, &self.forwarding).await.map_err(Hop::from)
     }
 
     /// A place on a worker, waiting for one if need be.
@@ -139,16 +172,16 @@ impl Dispatch {
     ) -> Result<Ticket, InvokeError> {
         loop {
             let function = self.function_awake(key).await?;
-            let has_bounced_enough = attempts.bounced.len() >= BOUNCES_MOST;
-            if !has_bounced_enough
+            let has_been_round = attempts.bounced.len() >= BOUNCES_MOST;
+            if !has_been_round
                 && let Acquired::Placed(ticket) =
                     self.cluster.acquire(key, function.revision, &attempts.bounced)
             {
                 return Ok(ticket);
             }
-            if !attempts.bounced.is_empty() {
+            if attempts.bounced.iter().any(|host| *host != NOBODY) {
                 // Ready by all we know, and yet refused: give them a moment, then ask all of them again.
-                self.pause(attempts).await?;
+                self.pause(key, attempts).await?;
                 continue;
             }
             match self.cluster.park(key, attempts.deadline(&self.cluster), &attempts.bounced) {
@@ -200,15 +233,14 @@ impl Dispatch {
         }
     }
 
-    /// A pause after every place refused connections, longer each time.
-    async fn pause(&self, attempts: &mut Attempts) -> Result<(), InvokeError> {
-        let until = (Instant::now() + attempts.next_pause).min(attempts.end);
-        sleep_until(until).await;
+    /// A pause after all that had room refused, longer the more often; it counts as waiting.
+    async fn pause(&self, key: &FunctionKey, attempts: &mut Attempts) -> Result<(), InvokeError> {
+        let _waiting = self.cluster.hold(key).ok_or(InvokeError::QueueFull)?;
+        sleep_until((Instant::now() + attempts.refused_pause()).min(attempts.end)).await;
         if Instant::now() >= attempts.end {
             return Err(InvokeError::ColdStartTimeout);
         }
-        attempts.bounced.clear();
-        attempts.next_pause = (attempts.next_pause * 2).min(REFUSED_PAUSE_MOST);
+        attempts.bounced = vec![NOBODY]; // it had its turn once, and goes before those who wait
         Ok(())
     }
 
@@ -236,6 +268,32 @@ impl Dispatch {
     }
 }
 
+/// How one attempt to serve a request failed.
+enum Hop {
+    /// It has run nowhere.
+    Elsewhere {
+        request: Box<Request<Body>>,
+        cause: String,
+    },
+    Over(InvokeError),
+}
+
+impl From<ForwardError> for Hop {
+    fn from(error: ForwardError) -> Self {
+        match error {
+            ForwardError::Unsent { request, cause } => {
+                Self::Elsewhere { request, cause: cause.to_string() }
+            }
+            ForwardError::Lost(error) => Self::Over(InvokeError::Lost(error.to_string())),
+            ForwardError::UnexpectedUpgrade => {
+                Self::Over(InvokeError::Lost("unexpected protocol switch".into()))
+            }
+            ForwardError::BrokenRequest => Self::Over(InvokeError::BrokenRequest),
+            ForwardError::Timeout(_) => Self::Over(InvokeError::Timeout),
+        }
+    }
+}
+
 /// What one request has tried.
 struct Attempts {
     start: Instant,
@@ -243,13 +301,24 @@ struct Attempts {
     end: Instant,
     /// Containers that did not take it.
     bounced: Vec<u64>,
-    next_pause: Duration,
+    /// How often it was sent back in all.
+    refusals: u32,
 }
 
 impl Attempts {
     fn new(limit: Duration) -> Self {
         let start = Instant::now();
-        Self { start, end: start + limit, bounced: Vec::new(), next_pause: REFUSED_PAUSE }
+        Self { start, end: start + limit, bounced: Vec::new(), refusals: 0 }
+    }
+
+    fn sent_back(&mut self, host: u64) {
+        self.bounced.push(host);
+        self.refusals += 1;
+    }
+
+    /// Longer with every refusal, so that one whom nobody takes is offered around at most twice a second.
+    fn refused_pause(&self) -> Duration {
+        REFUSED_PAUSE * (1 << (self.refusals / 4).min(5))
     }
 
     fn waited(&self) -> Duration {

@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod config;
 pub mod dispatch;
 pub mod engine;
+pub mod lanes;
 pub mod link;
 pub mod logs;
 pub mod metrics;

@@ -81,7 +81,7 @@ async fn connection(
     let hello = Hello { version: LINK_VERSION, key: key.to_owned(), load: true, workers: true };
     send(&mut writer, &hello).await?;
     tokio::select! {
-        ended = hear(cluster, function, route, reader) => ended,
+        ended = hear(cluster, function, (route, key), reader) => ended,
         ended = give_orders(route, writer) => ended,
     }
 }
@@ -90,7 +90,7 @@ async fn connection(
 async fn hear(
     cluster: &Cluster,
     function: &FunctionKey,
-    route: &Route,
+    (route, key): (&Route, &str),
     reader: OwnedReadHalf,
 ) -> io::Result<()> {
     let mut stream = BufReader::with_capacity(512, reader);
@@ -106,6 +106,9 @@ async fn hear(
             };
         }
         let report = serde_json::from_slice(&line)?;
+        if let Report::Abilities(abilities) = &report {
+            route.lanes.offer(abilities.lanes, key);
+        }
         heard(cluster, function, &route.replica, report, cluster.clock().now());
     }
 }
@@ -162,7 +165,9 @@ fn heard(cluster: &Cluster, function: &FunctionKey, id: &ReplicaId, report: Repo
             warn!(%function, %replica, worker, epoch, reason, "order refused");
             cluster.refused(function, id, (worker, epoch), now);
         }
-        Report::Unknown => trace!(%function, %replica, "report of a newer watchdog ignored"),
+        Report::Log(_) | Report::Unknown => {
+            trace!(%function, %replica, "report that nobody reads here ignored");
+        }
     }
 }
 

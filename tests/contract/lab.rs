@@ -63,6 +63,8 @@ pub(super) trait Lab {
                 command: image.command.clone(),
                 user: image.user.clone(),
                 has_home: false,
+                is_standby: false,
+                in_flight_max: None,
             },
             image,
             kind: FunctionKind::Server,

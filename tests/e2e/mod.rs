@@ -2,9 +2,11 @@
 
 mod bad_images;
 mod deployment;
+mod hostile;
 mod lifecycle;
 mod load;
 mod logs;
 mod restart;
 mod samples;
+mod scaling;
 mod streams;

@@ -4,6 +4,8 @@
 //! `PROBE_FAIL=silent` it never listens.
 #![expect(clippy::print_stdout, reason = "its output is what the log tests read")]
 
+mod hostile;
+
 use std::time::Duration;
 
 use axum::Router;
@@ -45,6 +47,7 @@ async fn main() -> std::io::Result<()> {
         .route("/say", get(say))
         .route("/exit", get(exit))
         .route("/upgrade", get(upgrade))
+        .nest("/hostile", hostile::routes())
         .fallback(describe);
     axum::serve(listener, router).await
 }

@@ -18,7 +18,7 @@ use hyperfaas_provider::engine::sim::{Place, Program, SimEngine, SimHost};
 use hyperfaas_provider::engine::{Engine, Image, Observed, PullPolicy, ReplicaId, StartOrder};
 use hyperfaas_provider::node::HostNode;
 use hyperfaas_provider::reconcile::{Reconciler, Settings};
-use hyperfaas_provider::scheduler::{Mode, Policy};
+use hyperfaas_provider::scheduler::Policy;
 use hyperfaas_provider::spec::FunctionSpec;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -67,7 +67,6 @@ impl World {
         };
         let catalog = Arc::new(Catalog::open(&settings).unwrap());
         let policy = Policy {
-            mode: Mode::Off,
             backoff_first: Duration::from_millis(5),
             backoff_most: Duration::from_millis(20),
             ..Policy::default()

@@ -164,6 +164,12 @@ impl Stack {
         request.send().await.expect("an answer")
     }
 
+    /// Asks the provider itself, with the right password.
+    pub(crate) async fn ask_provider(&self, path: &str) -> Response {
+        let request = self.http.get(self.provider(path)).basic_auth(USER, Some(PASSWORD));
+        request.send().await.expect("an answer")
+    }
+
     /// Deploys `image` under `name` with further fields of a deployment.
     pub(crate) async fn deploy(&self, name: &str, image: &str, fields: Value) {
         let answer = self

@@ -22,7 +22,7 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    fn open(watchdog: &mut Watchdog, hello: &str) -> Self {
+    pub(crate) fn open(watchdog: &mut Watchdog, hello: &str) -> Self {
         let line = watchdog.line("Control link listening on port: ");
         let port: u16 = line.rsplit(' ').next().unwrap().parse().unwrap();
         Self::dial(port, hello)
@@ -33,6 +33,10 @@ impl Link {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(hello.as_bytes()).unwrap();
         Self { reader: BufReader::new(stream) }
+    }
+
+    pub(crate) fn say(&mut self, line: &str) {
+        self.reader.get_mut().write_all(format!("{line}\n").as_bytes()).unwrap();
     }
 
     pub(crate) fn line(&mut self) -> String {
@@ -50,7 +54,7 @@ impl Link {
     }
 
     /// Whether the other side closes without a byte.
-    fn is_refused(&mut self) -> bool {
+    pub(crate) fn is_refused(&mut self) -> bool {
         let mut rest = Vec::new();
         match self.reader.read_to_end(&mut rest) {
             Ok(_) => rest.is_empty(),

@@ -211,6 +211,17 @@ impl Cell {
         Parking::Parked(Parked { cell: Arc::clone(self), id, receiver, since: now })
     }
 
+    /// Counts as waiting, outside the queue.
+    pub(super) fn hold(self: &Arc<Self>, now: Moment) -> Option<Parked> {
+        let mut state = self.lock();
+        if !self.context.total.enter(state.view.parked as usize, self.context.bounds) {
+            return None;
+        }
+        state.view.parked += 1;
+        let (_, receiver) = oneshot::channel(); // nothing will come; no request in the queue has this number
+        Some(Parked { cell: Arc::clone(self), id: 0, receiver, since: now })
+    }
+
     pub(super) fn unpark(&self, id: u64, since: Moment) {
         let mut state = self.lock();
         state.queue.remove(id);

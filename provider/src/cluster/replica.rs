@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use hyperfaas_http::client::{Pool, PoolSettings};
+use hyperfaas_protocol::FunctionKey;
 use hyperfaas_protocol::control::{Load, Order, Watermark};
 use hyperfaas_protocol::moment::Moment;
 use tokio::sync::{Notify, watch};
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cell::Cell;
 use crate::engine::{ContainerId, Observed, ReplicaId};
+use crate::lanes::Lanes;
 
 /// A replica's side that no decision looks at; beside its `ReplicaView`.
 #[derive(Debug)]
@@ -82,6 +84,10 @@ pub struct Route {
     pub pool: Pool,
     /// Its watchdog's control link.
     pub control: SocketAddr,
+    /// Lanes to its workers.
+    pub lanes: Lanes,
+    /// The function that owns the container; any other is a guest there.
+    pub owner: FunctionKey,
     /// Cancelled when the container has ended.
     pub gone: CancellationToken,
     /// The newest order to its watchdog; sent again after a break, until its worker reports.
@@ -98,6 +104,8 @@ impl Route {
             replica: observed.replica.clone(),
             pool: Pool::new(SocketAddr::new(address, observed.http_port), PoolSettings::default()),
             control: SocketAddr::new(address, observed.control_port),
+            lanes: Lanes::new(SocketAddr::new(address, observed.control_port)),
+            owner: observed.function.clone(),
             gone: CancellationToken::new(),
             orders: watch::Sender::new(None),
             in_flight: AtomicU32::new(0),

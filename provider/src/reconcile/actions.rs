@@ -305,6 +305,8 @@ fn start_order(
         command: image.command.clone(),
         user: image.user.clone(),
         has_home: variable("HOME").is_some(),
+        is_standby: false,
+        in_flight_max: function.spec.scaling.in_flight_max,
     };
     StartOrder {
         replica,

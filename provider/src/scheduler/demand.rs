@@ -45,6 +45,12 @@ fn of_rate(
     arriving / share(policy.utilisation) + waiting * draining
 }
 
+/// Millicores that the function uses, or by what arrives is about to: what it adds to the use of its host.
+pub fn expected_use(function: &FunctionView, now: Moment) -> f64 {
+    let cost_us = function.traffic.cost_us().unwrap_or(0.0);
+    measured_cpu(function, now).max(function.traffic.rate(now) * cost_us / 1000.0)
+}
+
 /// Millicores that the ready replicas used by their last reports.
 pub(super) fn measured_cpu(function: &FunctionView, now: Moment) -> f64 {
     function.ready().filter_map(|replica| fresh_cpu(replica, now)).map(f64::from).sum()

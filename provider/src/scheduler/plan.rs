@@ -321,6 +321,7 @@ mod tests {
             call: 1,
             desired: wanted.as_ref().map_or(0, |w| w.replicas),
             floor: 100,
+            floor_since: NOW,
             ..Scale::default()
         };
         FunctionView {

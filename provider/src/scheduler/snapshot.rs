@@ -46,9 +46,10 @@ pub struct NodeView {
 }
 
 impl NodeView {
-    /// Millicores that may still be promised; all of them where the size is unknown.
-    pub fn cpu_free(&self) -> u32 {
-        if self.cpu == 0 { u32::MAX } else { self.cpu.saturating_sub(self.cpu_used) }
+    /// Millicores that one may use of whose `own` are part of what is used; all of them where the size is unknown.
+    pub fn cpu_beside(&self, own: u32) -> u32 {
+        let left = self.cpu.saturating_add(own).saturating_sub(self.cpu_used);
+        if self.cpu == 0 { u32::MAX } else { left }
     }
 
     /// Bytes that may still be promised; all of them where the size is unknown.

@@ -21,7 +21,7 @@ const MIDDLE: Duration = Duration::from_secs(2);
 /// The long window shows what load there is, through the gaps of a Poisson process.
 const LONG: Duration = Duration::from_secs(10);
 /// Fewer requests than this in the short window are chance, not a rate.
-const SHORT_LEAST: u32 = 3;
+const SHORT_LEAST: u32 = 5;
 /// How much of an old mean a new value leaves.
 const KEEP: f64 = 0.8;
 /// How much of the least service time is kept when a larger one comes: forgets an untypical fast answer in a few hundred.

@@ -11,7 +11,7 @@ use hyperfaas_protocol::control::{Pressure, WorkerState};
 use hyperfaas_protocol::moment::Moment;
 
 use super::action::{Action, PlaceKind, Plan, WorkerPlace};
-use super::demand::{fresh_cpu, measured_cpu, need, share};
+use super::demand::{expected_use, fresh_cpu, measured_cpu, need, share};
 use super::out::Scale;
 use super::plan::Budget;
 use super::policy::Policy;
@@ -25,6 +25,13 @@ const CPU_STEP: u32 = 10;
 const ONE_THREAD: u32 = 800;
 /// The longest wait before giving back is `cool_for` times two to the power of this.
 const RESTLESS_MOST: u32 = 5;
+
+/// Millicores of one replica.
+struct Demand {
+    need: f64,
+    peak: f64,
+    used: u32,
+}
 
 /// What one plan of phase 1 works with.
 pub(super) struct Up<'a> {
@@ -42,10 +49,11 @@ impl Up<'_> {
         let ready = self.function.ready().count().max(1);
         #[expect(clippy::cast_precision_loss, reason = "a count of containers")]
         let each = |cpu: f64| cpu / ready as f64;
-        let (need_each, peak_each) = (each(need), each(peak));
+        let used_each = each(expected_use(self.function, self.now));
+        let demand = Demand { need: each(need), peak: each(peak), used: whole(used_each) };
         for replica in self.function.ready().filter(|replica| !replica.is_resizing) {
             let Some(node) = budget.nodes.get_mut(usize::from(replica.node.0)) else { continue };
-            let cpu = self.cpu(replica, (need_each, peak_each), scale, node);
+            let cpu = self.cpu(replica, &demand, scale, node);
             let memory = self.memory(replica, node);
             let rule = cpu.map(|(_, rule)| rule).or(memory.map(|(_, rule)| rule));
             let Some(rule) = rule else { continue };
@@ -66,25 +74,28 @@ impl Up<'_> {
     fn cpu(
         &self,
         replica: &ReplicaView,
-        (need, peak): (f64, f64),
+        demand: &Demand,
         scale: &mut Scale,
         node: &mut NodeView,
     ) -> Option<(u32, Rule)> {
         let current = replica.grant.cpu?;
-        let ceiling = self.scaling.ceiling.cpu.unwrap_or(current).max(1);
+        let host = if node.cpu == 0 { u32::MAX } else { node.cpu };
+        let ceiling = self.scaling.ceiling.cpu.unwrap_or(current).min(host).max(1);
         let base = self.scaling.base.cpu.unwrap_or(ceiling).min(ceiling);
         let held = self.now.since(replica.granted_at);
         let is_hot = matches!(replica.pressure, Some(Pressure::Cpu | Pressure::Throttled));
         let doubled = (is_hot && held >= self.patience()).then(|| current.saturating_mul(2));
         let margin = share(self.policy.margin);
-        let expected = (need > f64::from(current)).then(|| whole(need * margin));
+        let expected = (demand.need > f64::from(current)).then(|| whole(demand.need * margin));
         if let Some(wanted) = expected.max(doubled) {
-            let most = ceiling.min(current.saturating_add(node.cpu_free()));
+            // What the host's other containers do not use; its own use is part of the host's.
+            let most = ceiling.min(node.cpu_beside(demand.used));
             let to = wanted.min(most);
             if to < current.saturating_add(step(current)) {
                 return None;
             }
-            node.cpu_used = node.cpu_used.saturating_add(to - current);
+            let promised = to - current.max(demand.used).min(to);
+            node.cpu_used = node.cpu_used.saturating_add(promised);
             self.note_raise(scale);
             let rule = if expected.is_some() { Rule::NeedsCpu } else { Rule::Watermark };
             return Some((to, rule));
@@ -93,7 +104,7 @@ impl Up<'_> {
             return Some((ceiling, Rule::Cool)); // a newer deployment allows less
         }
         let used = f64::from(fresh_cpu(replica, self.now).unwrap_or(0)) * margin;
-        let enough = whole((peak * margin).max(used)).max(base);
+        let enough = whole((demand.peak * margin).max(used)).max(base);
         let fits = f64::from(enough) < f64::from(current) * share(self.policy.give_back_below);
         let is_worth = (fits || enough == base) && current >= enough.saturating_add(step(enough));
         if is_hot || !is_worth || held < self.cool_for(scale) {

@@ -8,8 +8,10 @@ use hyperfaas_protocol::moment::Moment;
 use hyperfaas_provider::engine::ReplicaId;
 use hyperfaas_provider::scheduler::{
     FunctionView, GuestView, ImageState, Phase, ReplicaView, Seat, Wanted, WorkerView,
+    expected_use,
 };
 
+use super::nodes::Use;
 use crate::profile::Profile;
 use crate::slab::Id;
 
@@ -29,6 +31,8 @@ pub struct Function {
     pub(crate) containers: Vec<Id>,
     /// Requests served when the last report of each came, and when that was.
     pub(crate) served: Vec<Option<(u64, Moment)>>,
+    /// What it was counted with on its nodes last.
+    pub(crate) counted: Vec<Use>,
     pub(crate) seats: Vec<Seat>,
     pub(crate) parked: VecDeque<Parked>,
     /// Who has bounced requests that are on their way to somebody else.
@@ -55,6 +59,7 @@ impl Function {
             view,
             containers: Vec::new(),
             served: Vec::new(),
+            counted: Vec::new(),
             seats: Vec::new(),
             parked: VecDeque::new(),
             bounces: HashMap::new(),
@@ -79,6 +84,23 @@ impl Function {
     /// Replicas that are or may become able to serve.
     pub fn live(&self) -> usize {
         self.view.replicas.iter().filter(|replica| replica.phase.is_live()).count()
+    }
+
+    /// Millicores that each of its ready containers is expected to use.
+    pub(crate) fn used_each(&self, now: Moment) -> f64 {
+        let ready = self.view.ready().count().max(1);
+        expected_use(&self.view, now) / ready as f64
+    }
+
+    /// What its containers use by now: the expected CPU in equal shares, and the memory of their reports.
+    pub(crate) fn uses(&self, now: Moment) -> Vec<Use> {
+        let cpu = millicores(self.used_each(now));
+        let of = |replica: &ReplicaView| Use {
+            node: usize::from(replica.node.0),
+            cpu: if replica.phase == Phase::Ready { cpu } else { 0 },
+            memory: replica.load.and_then(|load| load.memory).unwrap_or(0),
+        };
+        self.view.replicas.iter().map(of).collect()
     }
 
     pub(crate) fn index_of(&self, container: Id) -> Option<usize> {
@@ -162,6 +184,11 @@ impl Function {
             self.seats.push(seat);
         }
     }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates; never negative")]
+pub(crate) fn millicores(cpu: f64) -> u32 {
+    cpu as u32
 }
 
 /// The provider's name of a container.

@@ -12,7 +12,7 @@ use hyperfaas_provider::scheduler::{
 };
 
 use super::{Provider, What};
-use super::books::{container_of, name};
+use super::books::{container_of, millicores, name};
 use crate::cpu::Quota;
 use crate::queue::Nanos;
 use crate::site::{Allowance, Role, Site};
@@ -37,10 +37,21 @@ impl Provider {
             for action in planned.plan.actions {
                 self.carry_out(*index, action, site, now, at);
             }
+            self.recount(*index, now);
             missing.extend(planned.missing_why.map(|why| (*index, planned.missing, why)));
         }
         if !missing.is_empty() {
             self.share(&missing, budget.starts, site, now, at);
+        }
+    }
+
+    /// Counts anew what a function uses of its nodes.
+    fn recount(&mut self, index: u32, now: Moment) {
+        let function = &mut self.functions[index as usize];
+        let after = function.uses(now);
+        if after != function.counted {
+            let before = std::mem::replace(&mut function.counted, after);
+            self.nodes.recount(&before, &function.counted);
         }
     }
 
@@ -154,8 +165,9 @@ impl Provider {
         view.granted_at = self.shown;
         let node = self.nodes.views[usize::from(view.node.0)];
         let (from, to) = (before.cpu.unwrap_or(0), grant.cpu.unwrap_or(0));
-        if to.saturating_sub(from) > node.cpu_free() {
-            self.offence = Some(format!("{from}m were raised to {to}m on a node with {}m left", node.cpu_free()));
+        let most = node.cpu_beside(millicores(function.used_each(self.shown)));
+        if to > from && to > most {
+            self.offence = Some(format!("{from}m were raised to {to}m where {most}m are left"));
         }
         self.decisions.resizes += 1;
         site.set_quota(id, quota(grant, self.period), at);

@@ -181,10 +181,7 @@ impl Provider {
             function.view.traffic.used(used_us, load.served - served);
         }
         let replica = &mut function.view.replicas[place];
-        let before = replica.load.map_or((0, 0), |l| (l.cpu.unwrap_or(0), l.memory.unwrap_or(0)));
         replica.load = Some(LoadView { cpu, memory: load.memory_bytes, at: now });
-        let after = (cpu.unwrap_or(0), load.memory_bytes.unwrap_or(0));
-        self.nodes.used(usize::from(replica.node.0), before, after);
         self.touch(index);
     }
 
@@ -233,10 +230,7 @@ impl Provider {
     /// The container is no more.
     fn forget(&mut self, index: u32, id: Id) {
         let Some(gone) = self.functions[index as usize].remove(id) else { return };
-        let node = usize::from(gone.node.0);
-        let load = gone.load.map_or((0, 0), |l| (l.cpu.unwrap_or(0), l.memory.unwrap_or(0)));
-        self.nodes.used(node, load, (0, 0));
-        self.nodes.leave(node);
+        self.nodes.leave(usize::from(gone.node.0));
         self.owners[id.place() as usize] = None;
     }
 }

@@ -40,10 +40,27 @@ impl Nodes {
         self.containers[node] -= 1;
     }
 
-    /// The last report of a container changed from `before` to `after`: millicores and bytes.
-    pub(crate) fn used(&mut self, node: usize, before: (u32, u64), after: (u32, u64)) {
-        let view = &mut self.views[node];
-        view.cpu_used = view.cpu_used.saturating_sub(before.0).saturating_add(after.0);
-        view.memory_used = view.memory_used.saturating_sub(before.1).saturating_add(after.1);
+    /// What a function uses changed from `before` to `after`.
+    pub(crate) fn recount(&mut self, before: &[Use], after: &[Use]) {
+        for used in before {
+            let view = &mut self.views[used.node];
+            view.cpu_used = view.cpu_used.saturating_sub(used.cpu);
+            view.memory_used = view.memory_used.saturating_sub(used.memory);
+        }
+        for used in after {
+            let view = &mut self.views[used.node];
+            view.cpu_used = view.cpu_used.saturating_add(used.cpu);
+            view.memory_used = view.memory_used.saturating_add(used.memory);
+        }
     }
+}
+
+/// What one container is counted with on its node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Use {
+    pub(crate) node: usize,
+    /// Millicores.
+    pub(crate) cpu: u32,
+    /// Bytes.
+    pub(crate) memory: u64,
 }

@@ -12,7 +12,7 @@ use super::super::Setback;
 use super::super::replica::Route;
 use super::{Cell, Prepared, STABLE_AFTER, State, enter};
 use crate::engine::{ContainerId, Image, Observed, ReplicaId};
-use crate::scheduler::{Grant, LoadView, Phase, ReplicaView};
+use crate::scheduler::{Grant, LoadView, Phase, ReplicaView, expected_use};
 
 /// How long after a change of a grant a report may still be about the one before.
 const GRANT_SETTLES: Duration = Duration::from_millis(1500);
@@ -280,19 +280,16 @@ impl Cell {
 impl State {
     /// What the function is expected to use on its node: millicores, bytes.
     pub(super) fn expected_use(&self, now: Moment) -> (u32, u64) {
-        let loads = || self.view.replicas.iter().filter_map(|replica| replica.load);
-        let is_fresh = |load: &LoadView| now.since(load.at) <= REPORT_MOST;
-        let measured: u32 = loads().filter(is_fresh).filter_map(|load| load.cpu).sum();
-        let memory = loads().filter_map(|load| load.memory).sum();
-        let rate = self.view.traffic.rate(now);
-        let arriving = rate * self.view.traffic.cost_us().unwrap_or(0.0) / 1000.0;
+        let loads = self.view.replicas.iter().filter_map(|replica| replica.load);
+        let memory = loads.filter_map(|load| load.memory).sum();
+        let cpu = expected_use(&self.view, now);
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             reason = "clamped to the range"
         )]
-        let arriving = arriving.clamp(0.0, f64::from(u32::MAX)) as u32;
-        (measured.max(arriving), memory)
+        let cpu = cpu.clamp(0.0, f64::from(u32::MAX)) as u32;
+        (cpu, memory)
     }
 }
 

@@ -26,20 +26,14 @@ const SECRETS_DIR: &str = "/var/openfaas/secrets";
 /// Longest host name Linux takes, bytes.
 const HOSTNAME_MAX: usize = 63;
 
-/// What the watchdog needs to start workers as other users, to end them, and to give their ports to others.
-const WATCHDOG_CAPABILITIES: [&str; 4] = ["KILL", "SETGID", "SETUID", "SYS_PTRACE"];
+/// What the watchdog needs to start workers as other users, to end them, to give their ports to others, and to shut guests
+/// in: another root, no capability left.
+const WATCHDOG_CAPABILITIES: [&str; 6] =
+    ["KILL", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT", "SYS_PTRACE"];
 /// What root keeps of Docker's default set where the image itself runs as root: package installs, chown, binding port 80.
 /// Left out: `NET_RAW` (packet forging towards neighbours), `MKNOD` (devices), `AUDIT_WRITE` (host's audit log).
-const ROOT_CAPABILITIES: [&str; 8] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "FSETID",
-    "NET_BIND_SERVICE",
-    "SETFCAP",
-    "SETPCAP",
-    "SYS_CHROOT",
-];
+const ROOT_CAPABILITIES: [&str; 6] =
+    ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "NET_BIND_SERVICE", "SETFCAP"];
 
 /// The volumes of one replica.
 pub(super) struct Volumes<'a> {
@@ -194,6 +188,8 @@ mod tests {
                 command: Vec::new(),
                 user: user.into(),
                 has_home: false,
+                is_standby: false,
+                in_flight_max: None,
             },
             limits: Bounds::default(),
             requests: Bounds::default(),
@@ -217,8 +213,9 @@ mod tests {
     fn a_container_gets_no_more_than_its_image_needs() {
         let host = |user| body_of(&order("figlet", user)).host_config.unwrap();
         assert_eq!(host("app").cap_drop.unwrap(), ["ALL"]);
-        assert_eq!(host("app").cap_add.unwrap(), ["KILL", "SETGID", "SETUID", "SYS_PTRACE"]);
-        assert_eq!(host("1000:0").cap_add.unwrap(), ["KILL", "SETGID", "SETUID", "SYS_PTRACE"]);
+        let watchdogs = ["KILL", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT", "SYS_PTRACE"];
+        assert_eq!(host("app").cap_add.unwrap(), watchdogs);
+        assert_eq!(host("1000:0").cap_add.unwrap(), watchdogs);
         for user in ["", "root", "0", "0:0", "root:app", "000"] {
             let added = host(user).cap_add.unwrap();
             assert!(added.contains(&"CHOWN".to_owned()), "{user}");
