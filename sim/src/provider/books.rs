@@ -7,7 +7,7 @@ use hyperfaas_protocol::control::WorkerState;
 use hyperfaas_protocol::moment::Moment;
 use hyperfaas_provider::engine::ReplicaId;
 use hyperfaas_provider::scheduler::{
-    FunctionView, GuestView, ImageState, Phase, ReplicaView, Seat, Wanted, WorkerView,
+    FunctionView, GuestView, ImageState, Phase, ReplicaView, Seat, Wanted, WorkerView, comfort,
     expected_use,
 };
 
@@ -172,7 +172,9 @@ impl Function {
                 let serves = !worker.is_guest && (index == 0 || worker.epoch > 0);
                 if serves {
                     let state = if index == 0 { owner_state(replica.phase) } else { worker.state };
-                    self.seats.push(seat(*container, index, worker, state, replica.phase));
+                    let mut seat = seat(*container, index, worker, state, replica.phase);
+                    seat.comfort = comfort(&self.view, replica.grant.cpu);
+                    self.seats.push(seat);
                 }
             }
         }
@@ -181,6 +183,9 @@ impl Function {
             let Some(container) = container_of(&guest.host) else { continue };
             let mut seat = seat(container, guest.worker, &worker, guest.state, Phase::Ready);
             seat.is_guest = true;
+            // A guest is taken to bring as much as one replica has at its ceiling, as phase 2 reckons.
+            let ceiling = self.view.wanted.as_ref().and_then(|wanted| wanted.scaling.ceiling.cpu);
+            seat.comfort = comfort(&self.view, ceiling);
             self.seats.push(seat);
         }
     }
