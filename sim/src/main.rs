@@ -156,5 +156,6 @@ fn compare<I: Iterator<Item = Arrival>>(
         runs.push((mode.name().to_owned(), summary, took));
     }
     table::write(&mut io::stdout().lock(), &runs)?;
+    table::write_rules(&mut io::stdout().lock(), &runs)?;
     Ok(())
 }

@@ -3,6 +3,8 @@
 //! In: outcomes of requests, and what the site holds over time. Out: a [`Summary`].
 //! Units: slowdown is the time from arrival to answer over the time it takes undisturbed, 1.0 at best; times are nanoseconds.
 
+use std::collections::BTreeMap;
+
 use hdrhistogram::Histogram;
 
 use crate::provider::{Change, Decisions};
@@ -137,6 +139,8 @@ pub struct Summary {
     pub decisions: Decisions,
     /// Each decision on CPU and replicas; empty unless the run was thorough.
     pub history: Vec<Change>,
+    /// How often each rule of the scheduler asked for what: pairs of action and rule.
+    pub rules: BTreeMap<(&'static str, &'static str), u64>,
     /// Requests, and how things went over time.
     pub record: Recorder,
     /// CPU time used, s.

@@ -13,7 +13,7 @@ mod places;
 mod requests;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
 use std::rc::Rc;
 
 use hyperfaas_protocol::moment::Moment;
@@ -82,6 +82,20 @@ pub enum What {
     Release,
 }
 
+impl What {
+    /// Its name in tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Drain => "drain",
+            Self::Resize(from, to) if to > from => "raise",
+            Self::Resize(..) => "lower",
+            Self::Specialise => "specialise",
+            Self::Release => "release",
+        }
+    }
+}
+
 /// The books of the provider.
 #[derive(Debug)]
 pub struct Provider {
@@ -122,6 +136,8 @@ pub struct Provider {
     /// Each decision on CPU and replicas, in thorough runs.
     pub(crate) history: Vec<Change>,
     keeps_history: bool,
+    /// How often each rule asked for what.
+    pub(crate) rules: BTreeMap<(&'static str, &'static str), u64>,
     offence: Option<String>,
 }
 
@@ -151,6 +167,7 @@ impl Provider {
             decisions: Decisions::default(),
             history: Vec::new(),
             keeps_history: scenario.is_thorough,
+            rules: BTreeMap::new(),
             offence: None,
         }
     }
@@ -237,8 +254,9 @@ impl Provider {
     }
 
     fn note(&mut self, function: u32, what: What, why: Option<&Why>, at: Nanos) {
+        let rule = why.map(|why| why.rule);
+        *self.rules.entry((what.name(), rule.map_or("", Rule::name))).or_default() += 1;
         if self.keeps_history {
-            let rule = why.map(|why| why.rule);
             self.history.push(Change { at, function, what, rule });
         }
     }

@@ -246,6 +246,7 @@ impl<'a> Run<'a> {
         self.site.books.advance(until);
         Ok(Summary {
             decisions: self.provider.decisions,
+            rules: std::mem::take(&mut self.provider.rules),
             history: std::mem::take(&mut self.provider.history),
             cpu_used: self.site.cpu_used(until) / 1e9,
             held: self.site.books.sum,

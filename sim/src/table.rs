@@ -41,3 +41,19 @@ pub fn write(
     }
     Ok(())
 }
+
+/// Writes how often each rule of the scheduler asked for what, a line a run.
+///
+/// # Errors
+/// Those of the sink.
+pub fn write_rules(
+    sink: &mut impl Write,
+    runs: &[(String, Summary, std::time::Duration)],
+) -> io::Result<()> {
+    for (name, summary, _) in runs {
+        let rules = summary.rules.iter();
+        let each: Vec<_> = rules.map(|((what, rule), n)| format!("{what}/{rule} {n}")).collect();
+        writeln!(sink, "\n{name}: {}", each.join(", "))?;
+    }
+    Ok(())
+}

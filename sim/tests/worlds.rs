@@ -152,10 +152,10 @@ fn scenario(world: &World) -> (Scenario, Vec<Arrival>) {
     (scenario, all)
 }
 
-/// A hundred worlds, unless `PROPTEST_CASES` says how many.
+/// So many worlds, unless `PROPTEST_CASES` says how many.
 fn config() -> ProptestConfig {
     let default = ProptestConfig::default();
-    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { default.cases } else { 100 };
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { default.cases } else { 64 };
     ProptestConfig { cases, failure_persistence: None, ..default }
 }
 

@@ -112,7 +112,8 @@ impl Provider {
             return; // that is so since the order
         }
         let concerned = self.concerned(id, worker, epoch);
-        if !concerned.is_empty() {
+        let is_news = !concerned.is_empty();
+        if is_news {
             self.specialising.remove(&(id, worker));
         }
         for index in concerned {
@@ -135,7 +136,7 @@ impl Provider {
             self.touch(index);
             self.release(index, site, at);
         }
-        if state == WorkerState::Generic {
+        if state == WorkerState::Generic && (is_news || self.is_standby(id)) {
             self.vacated((id, worker, epoch), site, at);
         }
     }

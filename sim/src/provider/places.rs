@@ -1,7 +1,8 @@
 //! Places for guests: a pool of standby containers, and second workers of containers that share.
 //!
 //! The pool here keeps a number of standby containers on each node ready; one that has taken a guest is replaced. Always: what is
-//! on offer is a generic worker of a container that runs, and is not lent already.
+//! on offer is a generic worker of a container that runs, is not lent already, and whose owner is below its watermark: else a
+//! guest that its owner has just sent away would come straight back.
 
 use hyperfaas_protocol::control::WorkerState;
 use hyperfaas_provider::scheduler::{NodeId, Offer, Phase};
@@ -118,7 +119,9 @@ impl Provider {
             let wanted = function.view.wanted.as_ref();
             let share = wanted.and_then(|wanted| wanted.scaling.share.clone());
             let lends = function.view.replicas.iter().filter(|replica| {
-                replica.phase == Phase::Ready && replica.workers[1].state == WorkerState::Generic
+                replica.phase == Phase::Ready
+                    && replica.pressure.is_none()
+                    && replica.workers[1].state == WorkerState::Generic
             });
             lends.map(move |replica| Offer {
                 host: replica.id.clone(),
