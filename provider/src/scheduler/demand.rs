@@ -13,6 +13,23 @@ use super::policy::Policy;
 use super::scaling::Scaling;
 use super::snapshot::{FunctionView, ReplicaView};
 
+/// Requests of `function` that a worker with so many millicores serves at the same time without making them wait; 0 where that
+/// is unknown.
+///
+/// What its CPU lets through, times how long one takes undisturbed (Little's law); at least one.
+pub fn comfort(function: &FunctionView, cpu: Option<u32>) -> u32 {
+    let known = (cpu, function.traffic.cost_us(), function.traffic.unloaded_us());
+    let (Some(cpu), Some(cost_us), Some(unloaded_us)) = known else { return 0 };
+    let at_once = f64::from(cpu) / 1000.0 * unloaded_us / cost_us.max(1.0);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "clamped to the range"
+    )]
+    let whole = at_once.ceil().clamp(1.0, f64::from(u32::MAX)) as u32;
+    whole
+}
+
 /// A load report that is older says nothing of now: watchdogs report every second while busy.
 const FRESH: Duration = Duration::from_secs(3);
 /// In what time new replicas are to have worked off a backlog: about what one takes to start and be warm.

@@ -23,7 +23,7 @@ mod window;
 mod tests;
 
 pub use action::{Action, PlaceKind, Plan, WorkerPlace};
-pub use demand::{expected_use, need};
+pub use demand::{comfort, expected_use, need};
 pub use out::{Scale, is_pressed, is_served};
 pub use place::{Seat, place, room};
 pub use plan::{Budget, FunctionPlan, Missing, plan, plan_function, share_starts};

@@ -98,7 +98,8 @@ pub(super) fn give_back(
     plan: &mut Plan,
 ) {
     let ready = u32::try_from(function.ready().count()).unwrap_or(u32::MAX);
-    let own_are_enough = ready >= scale.desired.max(1) || function.wanted.is_none();
+    let own_are_enough = (ready >= scale.desired.max(1) && fits_own(function, policy, now))
+        || function.wanted.is_none();
     let is_idle = function.parked == 0 && function.in_flight() == 0;
     let serving = function.guests.iter().filter(|guest| {
         matches!(guest.state, WorkerState::Ready | WorkerState::Crashed)
@@ -115,6 +116,16 @@ pub(super) fn give_back(
         let why = Why::of(Rule::HandedOver, function, need(function, policy, now), now);
         plan.actions.push(Action::Release { function: function.key.clone(), place, why });
     }
+}
+
+/// Whether the function's own replicas can give what is needed: else a guest that goes comes straight back.
+fn fits_own(function: &FunctionView, policy: &Policy, now: Moment) -> bool {
+    let ceiling = function.wanted.as_ref().and_then(|wanted| wanted.scaling.ceiling.cpu);
+    let most = function.ready().try_fold(0_u32, |sum, replica| {
+        let most = replica.grant.cpu?.max(ceiling.unwrap_or(0));
+        Some(sum.saturating_add(most))
+    });
+    most.is_none_or(|most| need(function, policy, now) <= f64::from(most))
 }
 
 /// Sends guests away from the function's own containers while these are above their watermark.

@@ -2,8 +2,8 @@
 //!
 //! In: the workers that may serve a function, counted one by one, and who has sent this request back already. Out: the one to
 //! reserve a place on, or that there is no room.
-//! Always: never a worker without room, never one of a container in `bounced`; an owner's worker before a guest's while one is
-//! below its comfort; among equals the one with the least in flight against its capacity; ties go round.
+//! Always: never a worker without room, never one of a container in `bounced`; one below its comfort before one that is not, and
+//! among those an owner's before a guest's; among equals the one with the least in flight against its capacity; ties go round.
 //! Cost: one pass over a dense list of 32-byte entries.
 
 /// One worker that serves the function.
@@ -43,19 +43,15 @@ impl Seat {
         self.in_flight >= comfort
     }
 
-    /// What makes it the worse choice, most important first.
-    const fn rank(&self) -> (bool, bool) {
-        (self.is_beyond_comfort(), self.is_guest)
-    }
-
     /// Whether it would be the worse choice than `other`.
     const fn is_worse_than(&self, other: &Self) -> bool {
-        let ((full, guest), (other_full, other_guest)) = (self.rank(), other.rank());
+        let (full, other_full) = (self.is_beyond_comfort(), other.is_beyond_comfort());
         if full != other_full {
             return full;
         }
-        if guest != other_guest {
-            return guest;
+        // Where nobody is at ease any more, whose container it is no longer matters: the load is shared.
+        if !full && self.is_guest != other.is_guest {
+            return self.is_guest;
         }
         let mine = self.in_flight as u64 * other.capacity() as u64;
         let others = other.in_flight as u64 * self.capacity() as u64;
@@ -131,6 +127,9 @@ mod tests {
         let guest = Seat { is_guest: true, ..seat(1, 0, 0) };
         assert_eq!(place(&[owner(1), guest], &[], 1), Some(0));
         assert_eq!(place(&[owner(2), guest], &[], 0), Some(1));
+        let busy = |in_flight| Seat { comfort: 2, in_flight, ..guest };
+        assert_eq!(place(&[owner(5), busy(3)], &[], 0), Some(1));
+        assert_eq!(place(&[owner(3), busy(5)], &[], 1), Some(0));
     }
 
     #[test]

@@ -104,6 +104,11 @@ impl Traffic {
         self.service_us
     }
 
+    /// Time of one request without a queue in microseconds; `None` before the first answer.
+    pub fn unloaded_us(&self) -> Option<f64> {
+        self.unloaded_us
+    }
+
     /// How many times longer a request takes than one that does not wait; 1 while that is unknown.
     pub fn slowdown(&self) -> f64 {
         match (self.service_us, self.unloaded_us) {

@@ -1,0 +1,5 @@
+//! The scheduler in simulated worlds.
+
+mod bursts;
+mod replay;
+mod worlds;
