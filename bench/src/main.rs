@@ -1,7 +1,7 @@
 //! `bench`: measures HyperFaaS, and what stands beside it, on real processes and a real Docker engine.
 //!
 //! In: a subcommand (`bench --help`). Out: results in a folder (`.build/bench`), a summary on standard output.
-//! Always: what it starts has names no other run has and is gone at the end, Ctrl-C included.
+//! Always: what it starts has names no other run has and is gone at the end, Ctrl-C and SIGTERM included.
 //! Method: docs/benchmarks.md.
 
 mod alertmanager;
@@ -40,6 +40,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tokio::runtime;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
 use crate::cli::{Cli, Command};
@@ -63,9 +64,12 @@ fn main() -> ExitCode {
 }
 
 async fn until_stopped(cli: &Cli) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).during("watching for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).during("watching for Ctrl-C")?;
     tokio::select! {
         done = run(&cli.command, &cli.out) => done,
-        _ = tokio::signal::ctrl_c() => failed("stopped"),
+        _ = terminate.recv() => failed("stopped"),
+        _ = interrupt.recv() => failed("stopped"),
     }
 }
 
