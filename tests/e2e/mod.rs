@@ -2,6 +2,7 @@
 
 mod bad_images;
 mod deployment;
+mod later;
 mod lifecycle;
 mod load;
 mod logs;
