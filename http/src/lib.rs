@@ -11,6 +11,7 @@ pub mod error;
 pub mod forward;
 pub mod headers;
 pub mod hold;
+pub mod progress;
 pub mod serve;
 mod socket;
 pub mod target;

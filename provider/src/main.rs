@@ -17,6 +17,13 @@ use hyperfaas_provider::config::Config;
 use hyperfaas_provider::dispatch::Dispatch;
 use hyperfaas_provider::engine::Engine;
 use hyperfaas_provider::engine::docker::DockerEngine;
+use hyperfaas_provider::node::HostNode;
+use hyperfaas_provider::node::cgroup::Cgroups;
+use hyperfaas_provider::node::keeper::Keeper;
+use hyperfaas_provider::node::rights::{self, Ability};
+use hyperfaas_provider::node::rootfs::Roots;
+use hyperfaas_provider::node::slot::Slots;
+use hyperfaas_provider::node::view::NodeView;
 use hyperfaas_provider::reconcile::Reconciler;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -75,25 +82,42 @@ async fn run(config: Config) -> Result<(), String> {
     let catalog = Arc::new(Catalog::open(&config.catalog()).map_err(|error| error.to_string())?);
     let docker = DockerEngine::new(config.docker()).map_err(|error| error.to_string())?;
     let engine: Arc<dyn Engine> = Arc::new(docker.clone());
-    let cluster = Arc::new(Cluster::default());
+    let clock = Arc::new(SystemClock::start());
+    let cluster = Arc::new(Cluster::new(clock.clone(), config.policy(), config.parking()));
     let dispatch =
         Arc::new(Dispatch::new(Arc::clone(&catalog), Arc::clone(&cluster), config.dispatch()));
 
     let serving = CancellationToken::new();
     let acting = CancellationToken::new();
     let tasks = TaskTracker::new();
+    let cgroups = Cgroups::at(config.cgroup_root());
+    let grants = cgroups.is_some();
+    info!(
+        mode = config.policy().mode.name(),
+        grants = if grants { "cgroup" } else { "engine" },
+        "scaling"
+    );
+    let node = HostNode::new(cgroups, Arc::clone(&engine), tasks.clone(), acting.clone());
     let reconciler = Reconciler {
         catalog: Arc::clone(&catalog),
         cluster: Arc::clone(&cluster),
         engine: Arc::clone(&engine),
-        clock: Arc::new(SystemClock::start()),
+        node: Arc::new(node),
         settings: config.reconcile(),
         tasks: tasks.clone(),
         shutdown: acting.clone(),
     };
     let reconciling = tokio::spawn(reconciler.run());
 
-    let api = Api { catalog, cluster, dispatch, engine, settings: config.api() };
+    let (node, slots) = abilities(&config, grants).await;
+    if let (Some(roots), Some(slots)) = (node.roots.clone(), slots) {
+        let (catalog, cluster) = (Arc::clone(&catalog), Arc::clone(&cluster));
+        let engine = Arc::clone(&engine);
+        let keeper = Keeper { catalog, cluster, engine, clock, roots, slots };
+        tasks.spawn(keeper.run(acting.clone()));
+    }
+
+    let api = Api { catalog, cluster, dispatch, engine, node, settings: config.api() };
     let auth = config.auth().map_err(|error| error.to_string())?;
     if let (Some(auth), None) = (&auth, &gateway) {
         // A gateway in this process watches the credentials for both.
@@ -147,6 +171,31 @@ async fn run(config: Config) -> Result<(), String> {
         info!("engine calls still running; the next start sees what they did");
     }
     reconciling.await.map_err(|error| error.to_string())
+}
+
+/// Finds out what this provider may do to containers on its host, beside what the engine does for it; says so in one line.
+async fn abilities(config: &Config, has_cgroups: bool) -> (NodeView, Option<Slots>) {
+    let mut view = NodeView::default();
+    let (slots, ability) = match config.roots().map(|(path, budget)| Roots::open(&path, budget)) {
+        None => (None, Ability::off(vec!["HYPERFAAS_SLOTS is not true".to_owned()])),
+        Some(Err(error)) => (None, Ability::off(vec![error.to_string()])),
+        Some(Ok(roots)) => {
+            let (slots, ability) = rights::slots(&roots).await;
+            // Without slots nothing uses a root.
+            view.roots = slots.is_some().then_some(roots);
+            (slots, ability)
+        }
+    };
+    info!(slots = %ability, "abilities on this host");
+    view.abilities.insert("slots", ability);
+    let cgroups = if has_cgroups {
+        Ability::ON
+    } else {
+        let path = config.cgroup_root().display().to_string();
+        Ability::off(vec![format!("cgroups to write at {path} (limits change through the engine)")])
+    };
+    view.abilities.insert("cgroups", cgroups);
+    (view, slots)
 }
 
 fn bind(address: std::net::IpAddr, port: u16) -> Result<TcpListener, String> {

@@ -2,10 +2,15 @@
 
 mod bad_images;
 mod deployment;
+mod guests;
+mod hostile;
 mod later;
 mod lifecycle;
 mod load;
 mod logs;
 mod restart;
+mod rights;
 mod samples;
+mod scaling;
+mod slots;
 mod streams;
