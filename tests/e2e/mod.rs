@@ -4,6 +4,7 @@ mod bad_images;
 mod deployment;
 mod guests;
 mod hostile;
+mod later;
 mod lifecycle;
 mod load;
 mod logs;
