@@ -10,6 +10,7 @@ mod load;
 mod logs;
 mod restart;
 mod rights;
+mod roots;
 mod samples;
 mod scaling;
 mod slots;
