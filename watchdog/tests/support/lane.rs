@@ -138,14 +138,6 @@ impl Lane {
         frame.header.id == self.id
     }
 
-    /// Whether something has come.
-    pub(crate) fn has_word(&self) -> bool {
-        self.stream.set_nonblocking(true).unwrap();
-        let seen = self.stream.peek(&mut [0]);
-        self.stream.set_nonblocking(false).unwrap();
-        seen.is_ok_and(|count| count > 0)
-    }
-
     /// Whether the other side closes without another byte.
     pub(crate) fn is_closed(&mut self) -> bool {
         let mut rest = [0; 1];
