@@ -131,7 +131,7 @@ pub fn request_head(data: &[u8]) {
         };
         let (_, ()) = tokio::join!(serve, send);
         assert!(
-            passed.load(Ordering::Relaxed) * 16 <= data.len(),
+            passed.load(Ordering::Relaxed) * 12 <= data.len(),
             "more requests than bytes allow"
         );
     });

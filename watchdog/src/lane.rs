@@ -9,6 +9,7 @@
 //! Source of the frames: [`hyperfaas_protocol::lane`].
 
 mod described;
+mod duct;
 mod frames;
 mod raw;
 

@@ -102,7 +102,13 @@ fn a_worker_that_speaks_after_its_answer_gets_no_second_request_on_that_connecti
     speak.send(()).unwrap();
     upstream.seen();
     lane.ask(GET);
-    let frame = lane.frame().unwrap();
+    // The late word may still be on its way, as one about the request before; it is never one about this.
+    let frame = loop {
+        let frame = lane.frame().unwrap();
+        if lane.is_present(&frame) {
+            break frame;
+        }
+    };
     assert_eq!(frame.payload, OK.as_bytes(), "not the late word of the request before");
     lane.done(Flags::REUSABLE, 200);
 }
@@ -143,17 +149,19 @@ fn large_bodies_flow_both_ways_at_the_same_time() {
 #[test]
 fn a_caller_that_leaves_is_seen_by_the_worker() {
     let (left, leaves) = mpsc::channel();
+    let (arrived, arrives) = mpsc::channel();
     let upstream = Upstream::new(move |seen, stream| {
         if !seen.has("GET /wait HTTP/1.1") {
             return stream.write_all(OK.as_bytes()).is_ok();
         }
+        arrived.send(()).unwrap();
         let mut rest = [0; 1];
         left.send(matches!(stream.read(&mut rest), Ok(0) | Err(_))).unwrap();
         false
     });
-    let (watchdog, port, mut lane) = relaying(&upstream, &[]);
+    let (_watchdog, port, mut lane) = relaying(&upstream, &[]);
     lane.ask("GET /wait HTTP/1.1\r\nHost: h\r\n\r\n");
-    eventually("in flight", || watchdog.get("/_/ready").status == 200);
+    arrives.recv_timeout(crate::support::PATIENCE).unwrap();
     drop(lane);
     assert!(leaves.recv_timeout(crate::support::PATIENCE).unwrap());
     let (mut lane, _) = Lane::open(port);

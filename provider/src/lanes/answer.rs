@@ -197,6 +197,9 @@ fn refusal(call: &Call<'_>, status: StatusCode) -> Response<Body> {
     *response.status_mut() = status;
     response.headers_mut().insert(DURATION, seconds(call.start.elapsed()));
     response.headers_mut().insert(INTERNAL, HeaderValue::from_static("of-watchdog"));
+    if call.parts.method != Method::HEAD {
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
     finish(&mut response, call.content_type.clone(), call.options);
     response
 }

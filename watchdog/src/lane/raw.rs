@@ -17,6 +17,7 @@ use rustix::net::Shutdown;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::duct::Duct;
 use super::frames::{Inlet, send, write_all};
 use super::{After, Lanes, bounce};
 use crate::exchange::{Access, Exchange};
@@ -188,25 +189,37 @@ impl Call<'_> {
     /// when the request should be sent again.
     async fn down(&self, line: &Line) -> io::Result<()> {
         let mut buffer = Vec::new();
-        let (mut size, mut is_first) = (CHUNKS.0, true);
+        let (mut size, mut is_first, mut duct) = (CHUNKS.0, true, None);
         loop {
             // A connection that is cut has an end like any other.
-            let count = read(&line.socket, &mut buffer, size).await.unwrap_or(0);
+            let count = match &duct {
+                Some(duct) => Duct::fill(duct, &line.socket).await.unwrap_or(0),
+                None => read(&line.socket, &mut buffer, size).await.unwrap_or(0),
+            };
             if count == 0 && is_first && line.is_reused && self.copy.is_some() {
                 return Ok(());
             }
             is_first = false;
-            if count >= size {
-                size = CHUNKS.1;
-            }
             let kind = if count == 0 { Kind::End } else { Kind::Data };
             let length = u32::try_from(count).unwrap_or(u32::MAX);
             let header = Header { length, ..Header::new(kind, self.request.id) };
             self.in_frame.store(true, Relaxed);
-            send(self.stream, &header, &buffer[..count]).await?;
+            match &duct {
+                Some(duct) => {
+                    send(self.stream, &header, &[]).await?;
+                    duct.drain(self.stream, count).await?;
+                }
+                None => send(self.stream, &header, &buffer[..count]).await?,
+            }
             self.in_frame.store(false, Relaxed);
             if count == 0 {
                 std::future::pending::<()>().await;
+            }
+            if duct.is_none() && count >= CHUNKS.1 {
+                // Where no pipe is to be had it goes on as before.
+                duct = Duct::new().ok();
+            } else if count >= size {
+                size = CHUNKS.1;
             }
         }
     }

@@ -133,6 +133,11 @@ impl Lane {
         all
     }
 
+    /// Whether a frame is about the present request.
+    pub(crate) fn is_present(&self, frame: &Frame) -> bool {
+        frame.header.id == self.id
+    }
+
     /// Whether the other side closes without another byte.
     pub(crate) fn is_closed(&mut self) -> bool {
         let mut rest = [0; 1];
