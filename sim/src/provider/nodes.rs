@@ -19,8 +19,7 @@ impl Nodes {
         let view = |size: &Size| NodeView {
             cpu: size.cpus * 1000,
             memory: size.memory,
-            cpu_used: 0,
-            memory_used: 0,
+            ..NodeView::default()
         };
         Self { views: sizes.iter().map(view).collect(), containers: vec![0; sizes.len()] }
     }
