@@ -9,11 +9,15 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use hyperfaas_gateway::GatewayConfig;
+use hyperfaas_gateway::{
+    CallbackPolicy, GatewayConfig, QueueSettings, TraceSettings, Upstream, Users,
+};
+use hyperfaas_http::Tls;
 use hyperfaas_http::auth::{AuthError, BasicAuth};
 use hyperfaas_http::config::{Settings, SettingsError};
 use hyperfaas_protocol::Namespace;
 use hyperfaas_protocol::names::DEFAULT_NAMESPACE;
+use hyperfaas_protocol::quantity::Memory;
 
 use crate::api::ApiSettings;
 use crate::catalog::CatalogSettings;
@@ -57,6 +61,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 const STOP_GRACE: Duration = Duration::from_secs(30);
 /// Containers started at the same time: Docker starts about eight a second, more at once only wait inside it.
 const STARTS_AT_ONCE: usize = 4;
+/// Bytes of all images' root file systems together: some dozens of ordinary images.
+const ROOTFS_MAX: Memory = Memory(20 << 30);
 /// Time for a management request's body: 4 MiB over a slow line.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -71,6 +77,15 @@ pub struct Config {
     pub gateway_port: Option<u16>,
     /// Port of that gateway's own metrics; `None`: they are not served.
     pub gateway_metrics_port: Option<u16>,
+    gateway_queue: Option<QueueSettings>,
+    callbacks: CallbackPolicy,
+    users: Option<Users>,
+    traces: Option<TraceSettings>,
+    cron: bool,
+    /// The Prometheus server that scrapes that gateway, if one is named.
+    pub gateway_prometheus: Option<Upstream>,
+    /// Certificate of that gateway, when it speaks TLS.
+    pub gateway_tls: Option<Tls>,
     has_basic_auth: bool,
     secret_mount_path: PathBuf,
     read_timeout: Option<Duration>,
@@ -82,6 +97,8 @@ pub struct Config {
     policy: Policy,
     cgroup_root: PathBuf,
     reconcile: reconcile::Settings,
+    has_slots: bool,
+    roots_max: Memory,
     docker: DockerConfig,
 }
 
@@ -95,6 +112,7 @@ impl Config {
         let s = &mut settings;
         // Accepted so that existing set-ups start; nothing here cuts an answer that is still being written.
         s.optional_duration("write_timeout", READ_TIMEOUT);
+        let state_dir = PathBuf::from(s.text_or("HYPERFAAS_STATE_DIR", STATE_DIR));
         let config = Self {
             address: parsed(
                 s,
@@ -110,7 +128,14 @@ impl Config {
             read_timeout: s.optional_duration("read_timeout", READ_TIMEOUT),
             body_timeout: s.duration("HYPERFAAS_BODY_TIMEOUT", BODY_TIMEOUT),
             namespace: namespace(s),
-            state_dir: s.text_or("HYPERFAAS_STATE_DIR", STATE_DIR).into(),
+            gateway_queue: hyperfaas_gateway::config::queue(s, &state_dir.join("async")),
+            callbacks: hyperfaas_gateway::config::callbacks(s),
+            users: hyperfaas_gateway::config::users(s),
+            traces: hyperfaas_gateway::config::traces(s),
+            cron: hyperfaas_gateway::config::cron(s),
+            gateway_prometheus: hyperfaas_gateway::config::prometheus(s),
+            gateway_tls: hyperfaas_gateway::config::tls(s),
+            state_dir,
             cold_start_timeout: s.duration("HYPERFAAS_COLD_START_TIMEOUT", COLD_START_TIMEOUT),
             parking: ParkingBounds {
                 one: at_least_one(s, "HYPERFAAS_PARKED_MAX", PARKED_MAX),
@@ -119,6 +144,8 @@ impl Config {
             policy: policy(s),
             cgroup_root: s.text_or("HYPERFAAS_CGROUP_ROOT", DEFAULT_ROOT).into(),
             reconcile: reconcile_settings(s),
+            has_slots: s.flag("HYPERFAAS_SLOTS"),
+            roots_max: roots_max(s),
             docker: docker_config(s),
         };
         settings.finish(config)
@@ -174,6 +201,11 @@ impl Config {
         self.reconcile
     }
 
+    /// Where images' root file systems are kept, and how many bytes they may have; `None`: no function is to be a guest.
+    pub fn roots(&self) -> Option<(PathBuf, u64)> {
+        self.has_slots.then(|| (self.state_dir.join("rootfs"), self.roots_max.0))
+    }
+
     /// Settings of the management API.
     pub fn api(&self) -> ApiSettings {
         ApiSettings { body_timeout: self.body_timeout }
@@ -181,7 +213,20 @@ impl Config {
 
     /// Settings of the gateway in this process, which trusts whom the provider trusts.
     pub fn gateway(&self, auth: Option<BasicAuth>) -> GatewayConfig {
-        GatewayConfig { auth, upstream_timeout: self.read_timeout }
+        GatewayConfig {
+            auth,
+            users: self.users.clone(),
+            upstream_timeout: self.read_timeout,
+            callbacks: self.callbacks,
+            traces: self.traces.clone(),
+            cron: self.cron,
+        }
+    }
+
+    /// Settings of that gateway's queue of asynchronous calls, in the state directory unless another one is named;
+    /// `None`: there is none.
+    pub fn gateway_queue(&self) -> Option<QueueSettings> {
+        self.gateway_queue.clone()
     }
 }
 
@@ -190,6 +235,17 @@ fn reconcile_settings(s: &mut Settings<'_>) -> reconcile::Settings {
         pull: pull(s),
         drain_timeout: s.duration("HYPERFAAS_DRAIN_TIMEOUT", DRAIN_TIMEOUT),
         stop_grace: s.duration("HYPERFAAS_STOP_GRACE", STOP_GRACE),
+    }
+}
+
+fn roots_max(s: &mut Settings<'_>) -> Memory {
+    let Some(text) = s.text("HYPERFAAS_ROOTFS_MAX") else { return ROOTFS_MAX };
+    match Memory::parse(&text) {
+        Ok(bytes) if bytes.0 > 0 => bytes,
+        _ => {
+            s.mistake("HYPERFAAS_ROOTFS_MAX", "must be a size such as 20Gi");
+            ROOTFS_MAX
+        }
     }
 }
 
@@ -303,6 +359,7 @@ mod tests {
         assert_eq!(config.catalog().default_namespace.as_str(), "openfaas-fn");
         assert_eq!(config.docker().watchdog.file_name().unwrap(), "fwatchdog");
         assert!(config.auth().unwrap().is_none());
+        assert_eq!(config.roots(), None);
     }
 
     #[test]
@@ -318,6 +375,9 @@ mod tests {
             ("HYPERFAAS_STOP_GRACE", "5s"),
             ("HYPERFAAS_ADDRESS", "::1"),
             ("max_idle_conns", "1024"),
+            ("HYPERFAAS_SLOTS", "true"),
+            ("HYPERFAAS_ROOTFS_MAX", "3Gi"),
+            ("HYPERFAAS_STATE_DIR", "/s"),
         ]);
         let config = config.unwrap();
         assert_eq!(
@@ -331,6 +391,7 @@ mod tests {
         );
         assert_eq!(config.reconcile().stop_grace, Duration::from_secs(5));
         assert_eq!(config.reconcile().pull, PullPolicy::Always);
+        assert_eq!(config.roots(), Some(("/s/rootfs".into(), 3 << 30)));
     }
 
     #[test]
@@ -348,6 +409,7 @@ mod tests {
             ("HYPERFAAS_NETWORK", "a b"),
             ("HYPERFAAS_INSTALLATION", "../x"),
             ("HYPERFAAS_START_TIMEOUT", "0"),
+            ("HYPERFAAS_ROOTFS_MAX", "much"),
             ("HYPERFAAS_SCALING", "sometimes"),
         ];
         let lines = read(&wrong).unwrap_err().0;

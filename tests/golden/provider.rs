@@ -18,6 +18,7 @@ use hyperfaas_provider::cluster::{Cluster, ParkingBounds};
 use hyperfaas_provider::dispatch::{Dispatch, DispatchSettings};
 use hyperfaas_provider::engine::sim::{SimEngine, SimHost};
 use hyperfaas_provider::engine::{ContainerId, Observed, ReplicaId};
+use hyperfaas_provider::node::view::NodeView;
 use hyperfaas_provider::scheduler::{Grant, Policy};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -77,6 +78,7 @@ impl Provider {
             cold_start_timeout: COLD_START_TIMEOUT,
         };
         let api = Api {
+            node: NodeView::default(),
             catalog: Arc::clone(&catalog),
             cluster: Arc::clone(&cluster),
             dispatch: Arc::new(Dispatch::new(Arc::clone(&catalog), Arc::clone(&cluster), dispatch)),

@@ -53,6 +53,7 @@ impl World {
             entrypoint: vec!["/f".into()],
             command: Vec::new(),
             user: "1000".into(),
+            directory: String::new(),
         });
         let engine = SimEngine::new(&host, INSTALLATION);
         let runtime = Handle::current();

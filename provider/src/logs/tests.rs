@@ -99,6 +99,7 @@ fn image() -> Image {
         entrypoint: Vec::new(),
         command: Vec::new(),
         user: String::new(),
+        directory: String::new(),
     }
 }
 

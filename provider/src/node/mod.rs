@@ -1,4 +1,5 @@
-//! What is done to a container on its own host: today what it may use, without a restart.
+//! What is done to a container on its own host: what it may use, without a restart; and slots, in which it serves functions
+//! that are not its own.
 //!
 //! In: a container and what it may use. Out: done, on its host at once and in the engine's records soon after.
 //! Always: the engine's record follows the host, so neither an engine that restarts nor somebody's `docker update` of another
@@ -7,6 +8,14 @@
 
 mod busy;
 pub mod cgroup;
+pub mod keeper;
+pub mod rights;
+pub mod rootfs;
+pub mod slot;
+pub mod standby;
+mod sys;
+pub mod view;
+pub mod visit;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

@@ -13,7 +13,7 @@ use bollard::models::{
 use hyperfaas_protocol::control::BOOT_VARIABLE;
 
 use super::super::clamp::Clamped;
-use super::super::{EngineError, StartOrder};
+use super::super::{EngineError, StandbyOrder, StartOrder};
 use super::labels::{self, Labels};
 use super::{DockerConfig, volume};
 
@@ -21,6 +21,8 @@ use super::{DockerConfig, volume};
 pub(super) const WATCHDOG_DIR: &str = "/.hyperfaas";
 /// The watchdog's name in its volume.
 pub(super) const WATCHDOG_FILE: &str = "fwatchdog";
+/// The directory for slots in its volume, see [`crate::node::slot::SLOTS_DIR`].
+pub(super) const SLOTS: &str = "slots/";
 /// Where OpenFaaS functions look for their secrets.
 const SECRETS_DIR: &str = "/var/openfaas/secrets";
 /// Longest host name Linux takes, bytes.
@@ -91,14 +93,60 @@ fn host_config(
     mounts.extend(
         volumes.secrets.map(|(volume, labels)| volume::mount(volume, SECRETS_DIR, labels, true)),
     );
-    let tmp = format!("rw,exec,nosuid,nodev,mode=1777,size={}", config.tmp_bytes);
+    HostConfig {
+        mounts: Some(mounts),
+        tmpfs: order.read_only_root.then(|| tmp(config)),
+        readonly_rootfs: Some(order.read_only_root),
+        cap_add: Some(capabilities(&order.image.user)),
+        ..common_host_config(config, bounds)
+    }
+}
+
+/// The create request of a standby container.
+pub(super) fn standby_body(
+    config: &DockerConfig,
+    order: &StandbyOrder,
+    bounds: Clamped,
+    image: &str,
+    (watchdog, labels): (&str, Labels),
+) -> Result<ContainerCreateBody, EngineError> {
+    let boot = serde_json::to_string(&order.boot)
+        .map_err(|error| EngineError::Refused(error.to_string()))?;
+    let host = HostConfig {
+        mounts: Some(vec![volume::mount(watchdog, WATCHDOG_DIR, labels, true)]),
+        tmpfs: Some(tmp(config)),
+        readonly_rootfs: Some(true),
+        cap_add: Some(WATCHDOG_CAPABILITIES.map(str::to_owned).to_vec()),
+        // No image of a user is here, and guests never gain a right.
+        security_opt: Some(vec!["no-new-privileges:true".to_owned()]),
+        ..common_host_config(config, bounds)
+    };
+    let endpoints = HashMap::from([(config.network.clone(), EndpointSettings::default())]);
+    Ok(ContainerCreateBody {
+        image: Some(image.to_owned()),
+        user: Some("0".to_owned()),
+        env: Some(vec![format!("{BOOT_VARIABLE}={boot}")]),
+        entrypoint: Some(vec![format!("{WATCHDOG_DIR}/{WATCHDOG_FILE}")]),
+        cmd: Some(Vec::new()),
+        stop_signal: Some("SIGTERM".to_owned()),
+        labels: Some(labels::of_standby(&config.installation, order)),
+        host_config: Some(host),
+        networking_config: Some(NetworkingConfig { endpoints_config: Some(endpoints) }),
+        ..ContainerCreateBody::default()
+    })
+}
+
+/// A writable `/tmp` where the root is read-only.
+fn tmp(config: &DockerConfig) -> HashMap<String, String> {
+    let options = format!("rw,exec,nosuid,nodev,mode=1777,size={}", config.tmp_bytes);
+    HashMap::from([("/tmp".to_owned(), options)])
+}
+
+/// What every container of ours has in common.
+fn common_host_config(config: &DockerConfig, bounds: Clamped) -> HostConfig {
     HostConfig {
         network_mode: Some(config.network.clone()),
-        mounts: Some(mounts),
-        tmpfs: order.read_only_root.then(|| HashMap::from([("/tmp".to_owned(), tmp)])),
-        readonly_rootfs: Some(order.read_only_root),
         cap_drop: Some(vec!["ALL".to_owned()]),
-        cap_add: Some(capabilities(&order.image.user)),
         memory: bounds.memory,
         memory_swap: bounds.memory,
         memory_reservation: bounds.memory_reservation,
@@ -175,6 +223,7 @@ mod tests {
                 entrypoint: Vec::new(),
                 command: Vec::new(),
                 user: user.into(),
+                directory: String::new(),
             },
             kind: FunctionKind::Watchdog,
             env: vec![("fprocess".into(), "cat".into())],

@@ -122,8 +122,10 @@ impl SimHost {
 
     pub(super) fn list(&self, installation: &str) -> Result<Vec<Observed>, EngineError> {
         let world = self.answering()?;
-        let ours =
-            world.containers.values().filter(|container| *container.installation == *installation);
+        let ours = world
+            .containers
+            .values()
+            .filter(|container| !container.is_standby && *container.installation == *installation);
         Ok(ours.map(|container| container.observed.clone()).collect())
     }
 

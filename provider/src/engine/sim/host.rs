@@ -61,6 +61,7 @@ impl SimHost {
             start_delay: Duration::ZERO,
             start_faults: VecDeque::new(),
             programs: Arc::new(|_| Program::default()),
+            archives: HashMap::new(),
             secrets: BTreeMap::new(),
         };
         let (signals, changed) = (broadcast::Sender::new(EVENTS_KEPT), watch::Sender::new(0));

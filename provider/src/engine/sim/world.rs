@@ -32,6 +32,8 @@ pub(super) struct World {
     pub(super) start_delay: Duration,
     pub(super) start_faults: VecDeque<EngineError>,
     pub(super) programs: Programs,
+    /// By content id.
+    pub(super) archives: HashMap<String, Vec<u8>>,
     pub(super) secrets: BTreeMap<(Arc<str>, FunctionKey, u64), Vec<SecretFile>>,
 }
 
@@ -39,6 +41,8 @@ pub(super) struct World {
 pub(super) struct Container {
     pub(super) installation: Arc<str>,
     pub(super) observed: Observed,
+    /// Whether it belongs to no function.
+    pub(super) is_standby: bool,
     pub(super) program: Program,
     pub(super) bounds: Bounds,
     pub(super) log: Arc<Mutex<Log>>,
@@ -91,6 +95,7 @@ impl World {
         let container = Container {
             installation,
             observed: observed.clone(),
+            is_standby: false,
             program,
             bounds: order.limits,
             log: Arc::default(),
