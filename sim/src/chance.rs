@@ -77,7 +77,11 @@ impl Chance {
 }
 
 /// Whole nanoseconds.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates; never negative")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "saturates; never negative"
+)]
 pub(crate) fn nanos(ns: f64) -> Nanos {
     ns as Nanos
 }

@@ -85,7 +85,8 @@ impl Checks {
                 Err(self.violation(format!("{name} gave up a request too early"), now))
             }
             Outcome::Full | Outcome::Late | Outcome::Unavailable => {
-                let has_room = function.seats().iter().any(hyperfaas_provider::scheduler::Seat::has_room);
+                let has_room =
+                    function.seats().iter().any(hyperfaas_provider::scheduler::Seat::has_room);
                 let what = || format!("{name} failed a request though a place could serve it");
                 if has_room { Err(self.violation(what(), now)) } else { Ok(()) }
             }
@@ -168,7 +169,8 @@ impl Checks {
             let (live, desired) = (function.live(), function.view.scale.desired);
             let name = &function.view.key.name;
             if live != desired as usize {
-                let what = format!("{name} has {live} replicas in the end and should have {desired}");
+                let what =
+                    format!("{name} has {live} replicas in the end and should have {desired}");
                 return Err(self.violation(what, now));
             }
             if let Some(guest) = function.view.guests.first() {
@@ -188,7 +190,8 @@ impl Checks {
         };
         // A difference of less than a twentieth, or 10m, is not worth a write to the scheduler.
         let most = base + (base / 20).max(10);
-        let above = view.replicas.iter().find(|replica| replica.grant.cpu.is_some_and(|c| c >= most));
+        let above =
+            view.replicas.iter().find(|replica| replica.grant.cpu.is_some_and(|c| c >= most));
         match above {
             Some(replica) => {
                 let cpu = replica.grant.cpu.unwrap_or_default();

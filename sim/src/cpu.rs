@@ -234,7 +234,11 @@ impl Group {
 }
 
 /// The first whole nanosecond at or after `ns`.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "times are positive and far below 2^53")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "times are positive and far below 2^53"
+)]
 fn ceil(ns: f64) -> Nanos {
     ns.ceil() as Nanos
 }
@@ -284,7 +288,10 @@ mod tests {
         }
         // 20 ms are used after 6.67 ms; the remaining 3.33 ms of each run in the next period.
         let ends = run(&mut group);
-        assert_eq!(ends.iter().map(|(job, at)| (*job, at / MS)).collect::<Vec<_>>(), [(2, 303), (3, 303), (4, 303)]);
+        assert_eq!(
+            ends.iter().map(|(job, at)| (*job, at / MS)).collect::<Vec<_>>(),
+            [(2, 303), (3, 303), (4, 303)]
+        );
         assert_eq!(group.throttled_periods(), 1);
     }
 
@@ -343,7 +350,8 @@ mod tests {
         const STEP: Nanos = MS / 100;
         let mut left: Vec<f64> = vec![0.0; arriving.len()];
         let mut ends = vec![0; arriving.len()];
-        let (mut used, mut period_start, mut now, mut coming) = (0.0, 0, 0, arriving.iter().peekable());
+        let (mut used, mut period_start, mut now, mut coming) =
+            (0.0, 0, 0, arriving.iter().peekable());
         loop {
             let mut running = left.iter().filter(|left| **left > 0.0).count();
             while let Some((_, job, cpu)) = coming.next_if(|(at, _, _)| *at <= now) {
@@ -354,17 +362,22 @@ mod tests {
                 running += 1;
             }
             if running > 0 && now - period_start >= quota.period {
-                (period_start, used) = (period_start + quota.period * ((now - period_start) / quota.period), 0.0);
+                (period_start, used) =
+                    (period_start + quota.period * ((now - period_start) / quota.period), 0.0);
             }
             if used < quota.budget {
                 for (job, left) in left.iter_mut().enumerate().filter(|(_, left)| **left > 0.0) {
                     *left -= STEP as f64 * speed;
                     used += STEP as f64 * speed;
-                    if *left <= 0.0 { ends[job] = now + STEP; }
+                    if *left <= 0.0 {
+                        ends[job] = now + STEP;
+                    }
                 }
             }
             now += STEP;
-            if coming.peek().is_none() && left.iter().all(|left| *left <= 0.0) { return ends; }
+            if coming.peek().is_none() && left.iter().all(|left| *left <= 0.0) {
+                return ends;
+            }
         }
     }
 }

@@ -75,7 +75,11 @@ pub fn scenario(
     }
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "MiB of a machine's memory")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "MiB of a machine's memory"
+)]
 fn profile(index: usize, function: &Function, assumed: &Assumed, mode: Mode) -> Profile {
     let grant = |cpu| Grant { cpu: Some(cpu), memory: None };
     let known = function.memory_mib.as_ref().map(|mib| (mib.median() * f64::from(1 << 20)) as u64);

@@ -124,7 +124,11 @@ impl Links {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates; that is the point of a lie")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "saturates; that is the point of a lie"
+)]
 fn scaled(value: u64, by: f64) -> u64 {
     (value as f64 * by) as u64
 }

@@ -85,7 +85,8 @@ impl Machines {
 
     fn modes(&self) -> Result<Vec<Mode>, Box<dyn Error>> {
         let parse = |name: &String| {
-            Mode::parse(name).ok_or_else(|| format!("mode {name} is none of off, out, up+out, full").into())
+            Mode::parse(name)
+                .ok_or_else(|| format!("mode {name} is none of off, out, up+out, full").into())
         };
         self.modes.iter().map(parse).collect()
     }
@@ -101,9 +102,9 @@ fn main() -> Result<(), Box<dyn Error>> {
                 None => by_minute(&generate::generate(&shape), &site),
             }
         }
-        Load::Burst { ceiling, site } => {
-            compare(&site, |mode| hyperfaas_sim::burst::step(mode, ceiling, site.nodes(), site.seed))
-        }
+        Load::Burst { ceiling, site } => compare(&site, |mode| {
+            hyperfaas_sim::burst::step(mode, ceiling, site.nodes(), site.seed)
+        }),
     }
 }
 

@@ -91,17 +91,17 @@ impl Default for Tally {
     fn default() -> Self {
         // Three digits; from a thousandth up to a million times slower, and from a microsecond to a day.
         let new = |most| Histogram::new_with_bounds(1, most, 3).expect("bounds that fit");
-        Self {
-            slowdown: new(1_000_000_000),
-            latency: new(86_400_000_000),
-            outcomes: [0; 5],
-        }
+        Self { slowdown: new(1_000_000_000), latency: new(86_400_000_000), outcomes: [0; 5] }
     }
 }
 
 impl Tally {
     /// Counts a request that took `took` and would have taken `undisturbed`, ns.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates at the histogram's bound")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "saturates at the histogram's bound"
+    )]
     pub fn record(&mut self, outcome: Outcome, took: Nanos, undisturbed: f64) {
         self.outcomes[outcome as usize] += 1;
         if outcome == Outcome::Answered {
@@ -169,7 +169,9 @@ mod tests {
             tally.record(Outcome::Answered, slow * MS, 1e6);
         }
         tally.record(Outcome::Lost, SECOND, 1e6);
-        assert!((tally.slowdown(0.5) - 50.0).abs() < 0.1 && (tally.slowdown(0.99) - 99.0).abs() < 0.1);
+        assert!(
+            (tally.slowdown(0.5) - 50.0).abs() < 0.1 && (tally.slowdown(0.99) - 99.0).abs() < 0.1
+        );
         assert!((tally.latency_ms(1.0) - 100.0).abs() < 0.1);
         assert_eq!((tally.requests(), tally.of(Outcome::Lost)), (101, 1));
     }

@@ -235,7 +235,8 @@ impl Provider {
             due.extend(dirty);
             due.retain(|index| {
                 let function = &mut self.functions[*index as usize];
-                std::mem::replace(&mut function.planned_in, self.decisions.rounds) != self.decisions.rounds
+                std::mem::replace(&mut function.planned_in, self.decisions.rounds)
+                    != self.decisions.rounds
             });
             self.decisions.rounds += 1;
             for index in &due {

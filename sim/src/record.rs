@@ -78,7 +78,10 @@ impl Recorder {
     /// # Errors
     /// Those of the sink.
     pub fn write_csv(&self, sink: &mut impl Write) -> io::Result<()> {
-        writeln!(sink, "at_s,answered,failed,mean_ms,max_ms,slow,parked,cpu_used_s,cpus_granted,memory_mib,containers")?;
+        writeln!(
+            sink,
+            "at_s,answered,failed,mean_ms,max_ms,slow,parked,cpu_used_s,cpus_granted,memory_mib,containers"
+        )?;
         for line in &self.lines {
             let mean = line.took.0 / line.answered.max(1) as f64 / 1e6;
             writeln!(

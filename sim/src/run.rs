@@ -89,12 +89,8 @@ pub fn run(
 impl<'a> Run<'a> {
     fn new(scenario: &'a Scenario) -> Self {
         let seed = scenario.seed;
-        let mut site = Site::new(
-            scenario.profiles.clone(),
-            &scenario.nodes,
-            scenario.costs.clone(),
-            seed,
-        );
+        let mut site =
+            Site::new(scenario.profiles.clone(), &scenario.nodes, scenario.costs.clone(), seed);
         site.start_failures = scenario.faults.start_fails;
         Self {
             scenario,
@@ -159,8 +155,12 @@ impl<'a> Run<'a> {
     fn go_wrong(&mut self, fault: Fault) {
         match fault {
             Fault::Kill => {
-                let running: Vec<Id> =
-                    self.site.containers().filter(|(_, c)| c.is_running()).map(|(id, _)| id).collect();
+                let running: Vec<Id> = self
+                    .site
+                    .containers()
+                    .filter(|(_, c)| c.is_running())
+                    .map(|(id, _)| id)
+                    .collect();
                 if let Some(victim) = running.get(self.faults.below(running.len())) {
                     self.site.kill(*victim, self.now);
                 }

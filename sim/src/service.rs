@@ -66,9 +66,8 @@ mod tests {
     #[test]
     fn distributions_have_the_means_they_promise() {
         let mut chance = Chance::new(7, Purpose::Work);
-        let mut mean = |law: &Duration| {
-            (0..100_000).map(|_| law.draw(&mut chance) as f64).sum::<f64>() / 1e11
-        };
+        let mut mean =
+            |law: &Duration| (0..100_000).map(|_| law.draw(&mut chance) as f64).sum::<f64>() / 1e11;
         assert!((mean(&Duration::Fixed(3 * MS)) - 3.0).abs() < 1e-6);
         assert!((mean(&Duration::Exponential(3 * MS)) - 3.0).abs() < 0.05);
         // The mean of a lognormal number is its median times e^(sigma²/2).

@@ -12,7 +12,10 @@ pub fn write(
     sink: &mut impl Write,
     runs: &[(String, Summary, std::time::Duration)],
 ) -> io::Result<()> {
-    writeln!(sink, "| run | requests | failed | slowdown p50 | p99 | p99.9 | latency p99 ms | cold | starts | specialised | quotas | CPU used | CPU granted | memory GiB | containers (peak) | events | real time s |")?;
+    writeln!(
+        sink,
+        "| run | requests | failed | slowdown p50 | p99 | p99.9 | latency p99 ms | cold | starts | specialised | quotas | CPU used | CPU granted | memory GiB | containers (peak) | events | real time s |"
+    )?;
     writeln!(sink, "| --- {}|", "| ---: ".repeat(16))?;
     for (name, summary, took) in runs {
         let (tally, decisions) = (&summary.record.tally, &summary.decisions);

@@ -107,10 +107,8 @@ fn faults(world: &World) -> Faults {
                 (moment, Fault::Health { node: 0, share: 0.3 }),
                 (moment + 10 * SECOND, Fault::Health { node: 0, share: 1.0 }),
             ]),
-            3 => at.extend([
-                (moment, Fault::ClockStops),
-                (moment + 3 * SECOND, Fault::ClockJumps(0)),
-            ]),
+            3 => at
+                .extend([(moment, Fault::ClockStops), (moment + 3 * SECOND, Fault::ClockJumps(0))]),
             4 => at.push((moment, Fault::ClockJumps(40 * SECOND))),
             _ => at.push((moment, Fault::ClockJumps(48 * 60 * MINUTE))),
         }

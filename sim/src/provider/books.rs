@@ -137,9 +137,10 @@ impl Function {
     }
 
     pub(crate) fn guest(&mut self, container: Id, worker: u8) -> Option<&mut GuestView> {
-        self.view.guests.iter_mut().find(|guest| {
-            container_of(&guest.host) == Some(container) && guest.worker == worker
-        })
+        self.view
+            .guests
+            .iter_mut()
+            .find(|guest| container_of(&guest.host) == Some(container) && guest.worker == worker)
     }
 
     /// Whether this container drains and has nothing left to finish.
@@ -191,7 +192,11 @@ impl Function {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates; never negative")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "saturates; never negative"
+)]
 pub(crate) fn millicores(cpu: f64) -> u32 {
     cpu as u32
 }

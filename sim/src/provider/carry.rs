@@ -7,12 +7,12 @@ use hyperfaas_protocol::control::WorkerState;
 use hyperfaas_protocol::moment::Moment;
 use hyperfaas_provider::engine::ReplicaId;
 use hyperfaas_provider::scheduler::{
-    Action, Budget, Grant, GuestView, ImageState, Missing, NodeId, Phase, PlaceKind,
-    ReplicaView, Why, WorkerPlace, plan_function, share_starts,
+    Action, Budget, Grant, GuestView, ImageState, Missing, NodeId, Phase, PlaceKind, ReplicaView,
+    Why, WorkerPlace, plan_function, share_starts,
 };
 
-use super::{Provider, What};
 use super::books::{container_of, millicores, name};
+use super::{Provider, What};
 use crate::cpu::Quota;
 use crate::queue::Nanos;
 use crate::site::{Allowance, Role, Site};
@@ -86,7 +86,10 @@ impl Provider {
     fn budget(&self) -> Budget {
         Budget {
             starts: self.starts_max.saturating_sub(self.starting),
-            specialisations: self.policy.specialisations_at_once.saturating_sub(self.specialising.len()),
+            specialisations: self
+                .policy
+                .specialisations_at_once
+                .saturating_sub(self.specialising.len()),
             nodes: self.nodes.views.clone(),
             offers: Vec::new(),
         }
@@ -122,7 +125,9 @@ impl Provider {
     fn carry_out(&mut self, index: u32, action: Action, site: &mut Site, now: Moment, at: Nanos) {
         self.note_action(index, &action, at);
         match action {
-            Action::Prepare { .. } => self.functions[index as usize].view.image = ImageState::Present,
+            Action::Prepare { .. } => {
+                self.functions[index as usize].view.image = ImageState::Present
+            }
             Action::Start { .. } => self.start(index, site, now, at),
             Action::Drain { replica, .. } => {
                 self.decisions.drains += 1;
@@ -157,7 +162,14 @@ impl Provider {
         self.note(index, what, action.why(), at);
     }
 
-    fn resize(&mut self, index: u32, replica: &ReplicaId, grant: Grant, site: &mut Site, at: Nanos) {
+    fn resize(
+        &mut self,
+        index: u32,
+        replica: &ReplicaId,
+        grant: Grant,
+        site: &mut Site,
+        at: Nanos,
+    ) {
         let Some(id) = container_of(replica) else { return };
         let function = &mut self.functions[index as usize];
         let Some(view) = function.replica(id) else { return };

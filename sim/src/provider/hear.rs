@@ -38,9 +38,11 @@ impl Provider {
 
     /// The function that owns the container.
     pub(super) fn owner_of(&self, id: Id) -> Option<u32> {
-        self.owners.get(id.place() as usize).copied().flatten().filter(|index| {
-            self.functions[*index as usize].index_of(id).is_some()
-        })
+        self.owners
+            .get(id.place() as usize)
+            .copied()
+            .flatten()
+            .filter(|index| self.functions[*index as usize].index_of(id).is_some())
     }
 
     fn started(&mut self, id: Id, site: &Site, now: Moment) {
@@ -53,7 +55,8 @@ impl Provider {
         if let Some(replica) = self.functions[index as usize].replica(id)
             && replica.phase == Phase::Ordered
         {
-            (replica.phase, replica.since, replica.has_second_own) = (Phase::Starting, now, has_second);
+            (replica.phase, replica.since, replica.has_second_own) =
+                (Phase::Starting, now, has_second);
         }
         self.touch(index);
     }
@@ -79,7 +82,9 @@ impl Provider {
     fn owner(&mut self, id: Id, state: OwnerState, site: &mut Site, now: Moment, at: Nanos) {
         let Some(index) = self.owner_of(id) else { return };
         let function = &mut self.functions[index as usize];
-        let Some(replica) = function.replica(id).filter(|replica| replica.phase.is_live()) else { return };
+        let Some(replica) = function.replica(id).filter(|replica| replica.phase.is_live()) else {
+            return;
+        };
         let phase = match state {
             OwnerState::Ready => Phase::Ready,
             OwnerState::Crashed => Phase::Crashed,

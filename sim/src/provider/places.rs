@@ -37,7 +37,8 @@ impl Provider {
     /// Starts what the pool lacks, stops what it has too much.
     pub(super) fn fill_pool(&mut self, site: &mut Site, at: Nanos) {
         for node in 0..self.nodes.views.len() {
-            let of_node = |s: &&Standby| s.node == node && matches!(s.state, Pool::Starting | Pool::Free);
+            let of_node =
+                |s: &&Standby| s.node == node && matches!(s.state, Pool::Starting | Pool::Free);
             let have = self.pool.iter().filter(of_node).count();
             for _ in have..self.standby {
                 let none = Allowance { quota: None, memory: None };
@@ -55,7 +56,12 @@ impl Provider {
     }
 
     /// A worker of a container has become generic, at first or after this epoch's function.
-    pub(super) fn vacated(&mut self, (id, worker, epoch): (Id, u8, u64), site: &mut Site, at: Nanos) {
+    pub(super) fn vacated(
+        &mut self,
+        (id, worker, epoch): (Id, u8, u64),
+        site: &mut Site,
+        at: Nanos,
+    ) {
         let standby = self.pool.iter_mut().find(|standby| standby.id == id);
         match standby {
             Some(standby) if worker == 0 && standby.epoch == epoch => {

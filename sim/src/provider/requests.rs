@@ -112,7 +112,14 @@ impl Provider {
     }
 
     /// The answer's last byte has passed, or the connection has broken.
-    pub(super) fn over(&mut self, request: Id, outcome: Outcome, site: &mut Site, now: Moment, at: Nanos) {
+    pub(super) fn over(
+        &mut self,
+        request: Id,
+        outcome: Outcome,
+        site: &mut Site,
+        now: Moment,
+        at: Nanos,
+    ) {
         let Some((index, took)) = self.give_back(request, site, at) else { return };
         if outcome == Outcome::Answered {
             let took = Duration::from_nanos(took);
@@ -128,7 +135,8 @@ impl Provider {
         let Some(from) = site.request(request).and_then(|found| found.sent) else { return };
         let Some((index, _)) = self.give_back(request, site, at) else { return };
         self.decisions.bounced += 1;
-        let mut bounced = self.functions[index as usize].bounces.remove(&request).unwrap_or_default();
+        let mut bounced =
+            self.functions[index as usize].bounces.remove(&request).unwrap_or_default();
         bounced.push(from.0.serial());
         if bounced.len() < BOUNCES_MAX && self.try_place(index, request, &bounced, site, at) {
             self.functions[index as usize].bounces.insert(request, bounced);

@@ -68,8 +68,15 @@ impl Gauge {
     }
 
     /// Whether a look at `now` finds the container below its watermark again; `allowed` is its quota in CPUs.
-    pub(super) fn lower(&mut self, used: f64, throttled: u64, allowed: Option<f64>, now: Nanos) -> bool {
-        let (used_before, throttled_before, at) = std::mem::replace(&mut self.looked, (used, throttled, now));
+    pub(super) fn lower(
+        &mut self,
+        used: f64,
+        throttled: u64,
+        allowed: Option<f64>,
+        now: Nanos,
+    ) -> bool {
+        let (used_before, throttled_before, at) =
+            std::mem::replace(&mut self.looked, (used, throttled, now));
         let span = now.saturating_sub(at).max(1) as f64;
         let is_calm = throttled == throttled_before
             && allowed.is_none_or(|cpus| (used - used_before) / span <= cpus * LOW);

@@ -175,7 +175,11 @@ impl Site {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rates far below 2^63, never negative")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "rates far below 2^63, never negative"
+)]
 fn load(container: &Container, now: Nanos) -> Load {
     let (served, time) = container.gauge.served;
     let used = container.group.used_total(now);
