@@ -85,8 +85,7 @@ impl Checks {
                 Err(self.violation(format!("{name} gave up a request too early"), now))
             }
             Outcome::Full | Outcome::Late | Outcome::Unavailable => {
-                let has_room =
-                    function.seats().iter().any(hyperfaas_provider::scheduler::Seat::has_room);
+                let has_room = provider.has_room(function);
                 let what = || format!("{name} failed a request though a place could serve it");
                 if has_room { Err(self.violation(what(), now)) } else { Ok(()) }
             }

@@ -66,3 +66,46 @@ fn guests_that_are_needed_stay() {
         assert!(moved(What::Release) <= 2, "seed {seed}: {} guests left", moved(What::Release));
     }
 }
+
+/// Starts and drains, and resizes, in the second half of twenty minutes of constant load on a function with 200m, up to 2000m in
+/// a burst.
+fn changes_when_settled(mode: Mode, rate: f64, pacing: Pacing) -> (usize, usize) {
+    let cpu = |millicores| Grant { cpu: Some(millicores), memory: None };
+    let scaling = Scaling {
+        max: 20,
+        base: cpu(200),
+        initial: cpu(200),
+        ceiling: cpu(2000),
+        ..Scaling::default()
+    };
+    let profile = Profile { scaling, ..Profile::burner("burn", service::Duration::Fixed(10 * MS)) };
+    let scenario = Scenario {
+        policy: Policy { mode, ..Policy::default() },
+        until: 40 * MINUTE,
+        ..Scenario::new(1, vec![profile])
+    };
+    let phases = [Phase::constant(rate, Duration::from_secs(1200))];
+    let calls = arrivals(&phases, pacing, random(1));
+    let calls = calls.map(|at| Arrival { at, function: 0, duration: None });
+    let summary = run(&scenario, calls).unwrap_or_else(|violation| panic!("{violation}"));
+    let late = |change: &&Change| (10 * MINUTE..20 * MINUTE).contains(&change.at);
+    let late: Vec<_> = summary.history.iter().filter(late).collect();
+    let scales = |change: &&&Change| matches!(change.what, What::Start | What::Drain);
+    let resizes = |change: &&&Change| matches!(change.what, What::Resize(..));
+    (late.iter().filter(scales).count(), late.iter().filter(resizes).count())
+}
+
+#[test]
+fn constant_load_settles() {
+    for rate in [4.0, 60.0] {
+        for mode in [Mode::Out, Mode::UpOut] {
+            assert_eq!(changes_when_settled(mode, rate, Pacing::Even), (0, 0), "{mode:?} {rate}");
+        }
+        // Chance makes bursts of its own: CPU follows them, at most one change each 10 s in five containers; replicas do not.
+        let (scaled, resized) = changes_when_settled(Mode::UpOut, rate, Pacing::Poisson);
+        assert!(
+            scaled == 0 && resized <= 60,
+            "{rate}: {scaled} starts and drains, {resized} resizes"
+        );
+    }
+}

@@ -119,7 +119,7 @@ fn faults(world: &World) -> Faults {
         link_breaks: link(1, 0.3),
         doubled: link(2, 0.5),
         late: if world.link == 3 { 2 * SECOND } else { 0 },
-        lie: link(4, if world.seed % 2 == 0 { 0.01 } else { 100.0 }),
+        lie: link(4, if world.seed.is_multiple_of(2) { 0.01 } else { 100.0 }),
         at,
     }
 }

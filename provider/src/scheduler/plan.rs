@@ -279,12 +279,17 @@ pub struct Missing<'a> {
     pub why: Why,
 }
 
-/// Hands out `budget` starts round by round.
+/// Hands out `budget` starts round by round. Afterwards whoever is next in turn comes first, so that one start at a time goes
+/// round too.
 pub fn share_starts(missing: &mut [Missing<'_>], mut budget: usize, actions: &mut Vec<Action>) {
     while budget > 0 && missing.iter().any(|one| one.count > 0) {
-        for one in missing.iter_mut().filter(|one| one.count > 0) {
+        for index in 0..missing.len() {
             if budget == 0 {
-                return;
+                return missing.rotate_left(index);
+            }
+            let one = &mut missing[index];
+            if one.count == 0 {
+                continue;
             }
             actions.push(Action::Start {
                 function: one.key.clone(),
@@ -467,6 +472,23 @@ mod tests {
         let of_g =
             |a: &Action| matches!(a, Action::Start { function, .. } if *function == key("g"));
         assert!(plan.iter().any(of_g));
+    }
+
+    #[test]
+    fn one_start_at_a_time_goes_round_among_those_who_wait() {
+        let (many, few) = (key("many"), key("few"));
+        let view = function(Some((1, 1)), vec![]);
+        let why = Why::of(Rule::Wanted, &view, 0.0, NOW);
+        let mut missing = [
+            Missing { key: &many, revision: 1, count: 50, why },
+            Missing { key: &few, revision: 1, count: 2, why },
+        ];
+        let mut order = Vec::new();
+        for _ in 0..4 {
+            share_starts(&mut missing, 1, &mut order);
+        }
+        let names: Vec<_> = order.iter().map(|action| action.function().name.as_str()).collect();
+        assert_eq!(names, ["many", "few", "many", "few"]);
     }
 
     #[test]

@@ -126,7 +126,7 @@ impl Provider {
         self.note_action(index, &action, at);
         match action {
             Action::Prepare { .. } => {
-                self.functions[index as usize].view.image = ImageState::Present
+                self.functions[index as usize].view.image = ImageState::Present;
             }
             Action::Start { .. } => self.start(index, site, now, at),
             Action::Drain { replica, .. } => {

@@ -6,7 +6,7 @@ use hyperfaas_protocol::moment::Moment;
 use hyperfaas_provider::scheduler::{is_pressed, place, room};
 
 use super::Provider;
-use super::books::Parked;
+use super::books::{Function, Parked};
 use crate::measure::Outcome;
 use crate::queue::Nanos;
 use crate::site::Site;
@@ -90,9 +90,18 @@ impl Provider {
         true
     }
 
+    /// Whether one of the waiting could be let go.
+    pub(crate) fn has_room(&self, function: &Function) -> bool {
+        room(&function.seats, self.release_most()) > 0
+    }
+
+    fn release_most(&self) -> u32 {
+        if self.policy.mode.has_out() { RELEASE_MOST } else { u32::MAX }
+    }
+
     /// Sends on what waits while there is room; first come, first served.
     pub(crate) fn release(&mut self, index: u32, site: &mut Site, at: Nanos) {
-        let most = if self.policy.mode.has_out() { RELEASE_MOST } else { u32::MAX };
+        let most = self.release_most();
         while let Some(parked) = self.functions[index as usize].parked.front().cloned() {
             if room(&self.functions[index as usize].seats, most) == 0 {
                 return;
