@@ -61,7 +61,13 @@ fn function(index: usize, replicas: usize) -> FunctionView {
 }
 
 fn node() -> NodeView {
-    NodeView { cpu: 4_000_000, memory: 1 << 44, cpu_used: 1_000_000, memory_used: 1 << 40 }
+    NodeView {
+        cpu: 4_000_000,
+        memory: 1 << 44,
+        cpu_used: 1_000_000,
+        cpu_busy: 1_000_000,
+        memory_used: 1 << 40,
+    }
 }
 
 fn placing(criterion: &mut Criterion) {
