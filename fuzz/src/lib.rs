@@ -137,10 +137,10 @@ pub fn request_head(data: &[u8]) {
     });
 }
 
-fn check(method: &hyper::Method, uri: &Uri, headers: &HeaderMap) {
+fn check(method: &Method, uri: &Uri, headers: &HeaderMap) {
     assert!(headers.get_all(HOST).iter().count() <= 1);
     let path = uri.path();
-    if *method != hyper::Method::CONNECT {
+    if *method != Method::CONNECT {
         assert!(path.starts_with('/') && !path.contains("//"), "{path}");
         assert!(path.split('/').all(|segment| segment != "." && segment != ".."), "{path}");
     }
