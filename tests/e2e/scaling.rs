@@ -153,6 +153,33 @@ async fn an_idle_function_goes_to_zero_and_200_first_requests_wake_it_once() {
 }
 
 #[tokio::test]
+async fn a_full_worker_is_joined_by_a_second_in_the_same_container() {
+    let stack = Stack::start_with(&[("HYPERFAAS_SCALE_COOL", "1s")]).await;
+    let one = json!({
+        "envVars": { "max_inflight": "1" }, "labels": { "com.openfaas.scale.max": "1" }
+    });
+    stack.deploy("f", probe_http_image(), one).await;
+    stack.available("f", 1).await;
+    let long = stack.http.get(stack.gateway("/function/f/sleep?ms=60000")).send();
+    let long = tokio::spawn(long);
+    let said = || stack.log();
+    stack
+        .eventually("the first worker is full and the second answers", async || {
+            let answer = stack.invoke("f", "/sleep?ms=0", "").await;
+            answer.0 == StatusCode::OK && said().contains("worker ordered")
+        })
+        .await;
+    assert!(!long.is_finished(), "beside the long request, not after it");
+    assert_eq!(stack.containers("f").len(), 1);
+    long.abort();
+    let released = ("release".to_owned(), "cool".to_owned());
+    let list = async || decisions(&stack, "f").await;
+    stack.eventually("it is given back", async || list().await.contains(&released)).await;
+    assert!(list().await.contains(&("specialise".to_owned(), "worker-full".to_owned())));
+    assert_eq!(stack.invoke("f", "/sleep?ms=0", "").await.0, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn switched_off_nothing_follows_the_load() {
     let stack = Stack::start_with(&[("HYPERFAAS_SCALING", "off")]).await;
     let mut fields = elastic();

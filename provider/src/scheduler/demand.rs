@@ -63,10 +63,9 @@ pub(super) fn fresh_cpu(replica: &ReplicaView, now: Moment) -> Option<u32> {
     Some(load.cpu?.min(replica.grant.cpu.unwrap_or(u32::MAX)))
 }
 
-/// Most requests that one replica takes at once; `None` where nothing says so.
+/// Most requests that one replica is configured to take at once; `None` where nothing says so.
 pub(super) fn limit_of_one(function: &FunctionView, scaling: &Scaling) -> Option<u32> {
-    let reported =
-        function.ready().map(|replica| replica.workers[0].limit).find(|limit| *limit > 0);
+    let reported = function.ready().map(|replica| replica.in_flight_max).find(|limit| *limit > 0);
     scaling.in_flight_max.or(reported).filter(|limit| *limit > 0)
 }
 

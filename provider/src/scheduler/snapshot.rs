@@ -153,6 +153,9 @@ pub struct ReplicaView {
     pub node: NodeId,
     /// Its workers; the first is the owner's.
     pub workers: [WorkerView; WORKERS],
+    /// Most requests that it is configured to take at once; 0 where nothing says so. What its workers take by their own
+    /// measure is theirs to say, and no reason for more replicas.
+    pub in_flight_max: u32,
     /// Whether its watchdog can run a second process of the owner's function.
     pub has_second_own: bool,
     /// What raised it above its high watermark; `None` while it is below.
@@ -177,6 +180,7 @@ impl ReplicaView {
             since: now,
             node: NodeId::default(),
             workers: [WorkerView::default(); WORKERS],
+            in_flight_max: 0,
             has_second_own: false,
             pressure: None,
             load: None,

@@ -192,6 +192,11 @@ impl Up<'_> {
         let is_full = first.limit > 0 && first.in_flight >= first.limit;
         let is_full = is_full || replica.pressure == Some(Pressure::Requests);
         let used = fresh_cpu(replica, self.now).unwrap_or(0);
+        // A second process has no more CPU than the first, where that is what is short.
+        let is_short = replica.grant.cpu.is_some_and(|cpu| used >= cpu / 10 * 9);
+        if is_short || matches!(replica.pressure, Some(Pressure::Cpu | Pressure::Throttled)) {
+            return false;
+        }
         let has_more = replica.grant.cpu.is_none_or(|cpu| cpu >= ONE_THREAD * 3 / 2);
         let is_one_thread = has_more
             && used >= ONE_THREAD

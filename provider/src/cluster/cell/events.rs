@@ -296,11 +296,10 @@ impl State {
 /// Takes over what the watchdog says of how much its workers take at once.
 fn take_limits(view: &mut ReplicaView, load: &Load) {
     let count = |most: Option<u64>| most.map_or(0, |most| u32::try_from(most).unwrap_or(u32::MAX));
-    view.workers[0].limit = count(load.in_flight_max);
-    for (worker, said) in view.workers.iter_mut().zip(load.workers.iter().flatten()) {
-        if said.epoch == worker.epoch && said.in_flight_max.is_some() {
-            worker.limit = count(said.in_flight_max);
-        }
+    view.in_flight_max = count(load.in_flight_max);
+    for (index, worker) in view.workers.iter_mut().enumerate() {
+        let own = load.workers.map(|workers| workers[index]).filter(|w| w.epoch == worker.epoch);
+        worker.limit = count(own.and_then(|own| own.in_flight_max).or(load.in_flight_max));
     }
 }
 
