@@ -56,7 +56,7 @@ impl Worker {
         self.now_us += STEP_US;
         let busy = self.running.iter().filter(|job| job.cpu_left_ns > 0).count() as u64;
         // In nanoseconds, so that little is lost by rounding.
-        let share = (STEP_US * self.millicores / busy.max(1)).min(STEP_US * 1000).max(1);
+        let share = (STEP_US * self.millicores / busy.max(1)).clamp(1, STEP_US * 1000);
         let mut ended = Vec::new();
         for (at, job) in self.running.iter_mut().enumerate() {
             if job.cpu_left_ns > 0 {
