@@ -38,7 +38,11 @@ impl Lanes {
         header: &Header,
         running: Arc<Running>,
     ) -> io::Result<After> {
-        let claim = match running.enter().await {
+        let entered = running.enter().await;
+        if inlet.is_gone(stream) {
+            return Ok(After::Close);
+        }
+        let claim = match entered {
             Ok((claim, _)) => claim,
             Err((reason, crowd)) => {
                 bounce(stream, header.id, reason, crowd).await?;
@@ -152,6 +156,7 @@ async fn answer(
     let (mut parts, mut body) = response.into_parts();
     if let Some(length) = body.size_hint().exact()
         && !parts.headers.contains_key(CONTENT_LENGTH)
+        && !(is_head && length == 0)
         && !parts.status.is_informational()
     {
         parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));

@@ -65,6 +65,12 @@ impl Inlet {
         Ok(whole)
     }
 
+    /// Whether the peer has hung up by now, as far as the event loop has heard.
+    pub(super) fn is_gone(&mut self, stream: &TcpStream) -> bool {
+        self.buffer.reserve(HEADER_LEN);
+        stream.try_read_buf(&mut self.buffer).is_ok_and(|count| count == 0)
+    }
+
     /// Reads past `count` bytes.
     pub(super) async fn skip(&mut self, stream: &TcpStream, count: u32) -> io::Result<()> {
         let mut left = count;

@@ -65,7 +65,12 @@ impl Lanes {
         request: &Header,
         running: Arc<Running>,
     ) -> io::Result<After> {
-        let (claim, line) = match enter(&running).await {
+        let entered = enter(&running).await;
+        if inlet.is_gone(stream) {
+            // It waited, and its caller did not: the place goes to the next.
+            return Ok(After::Close);
+        }
+        let (claim, line) = match entered {
             Ok(entered) => entered,
             Err((reason, crowd)) => {
                 bounce(stream, request.id, reason, crowd).await?;

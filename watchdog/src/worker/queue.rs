@@ -1,7 +1,7 @@
 //! Who comes in next: the queue in front of one worker.
 //!
 //! In: requests on lanes, and the ends of all requests. Out: a [`Claim`] on the worker, or the reason to go elsewhere.
-//! Always: first come, first served; a request waits at most [`QueueSettings::wait`], and a bounded number do; a place that was
+//! Always: first come, first served; a request waits for a bounded time, and a bounded number do; a place that was
 //! given to somebody who has left goes to the next.
 //! Touches: memory. `admission` decides, `knee` finds the limit where none is set.
 
@@ -18,6 +18,10 @@ use super::table::{Claim, Running};
 use crate::admission::{Admission, Load, admit, released};
 use crate::config::{Config, QueueSettings};
 use crate::knee::Knee;
+
+/// The queue in front of a limit that was found, not set: it costs no throughput to wait there, as the worker has enough to do, so
+/// a request goes elsewhere only where the wait would be long.
+const FOUND: (usize, Duration) = (1024, Duration::from_millis(250));
 
 /// See the module.
 #[derive(Debug)]
@@ -52,6 +56,12 @@ impl Queue {
         running.set_limit(knee.limit().and_then(|limit| u64::try_from(limit).ok()));
     }
 
+    /// Most that wait, and longest.
+    fn bounds(&self) -> (usize, Duration) {
+        let QueueSettings { most, wait, .. } = self.settings;
+        if self.fixed.is_some() { (most, wait) } else { (most.max(FOUND.0), wait.max(FOUND.1)) }
+    }
+
     /// Gives free places to those that wait.
     pub(super) fn release(&self, running: &Arc<Running>) {
         loop {
@@ -77,7 +87,7 @@ impl Queue {
             in_flight: usize::try_from(running.in_flight()).unwrap_or(usize::MAX),
             limit: self.fixed.or_else(|| state.knee.as_ref().and_then(Knee::limit)),
             queued: state.waiting.len(),
-            queue_max: self.settings.most,
+            queue_max: self.bounds().0,
         }
     }
 
@@ -98,7 +108,7 @@ impl Running {
             Err(reason) => return Err(self.bounce(reason)),
         };
         let _waiting = self.wait_for_place();
-        match tokio::time::timeout(self.queue.settings.wait, &mut turn).await {
+        match tokio::time::timeout(self.queue.bounds().1, &mut turn).await {
             Ok(Ok(claim)) => Ok((claim.used(), true)),
             Ok(Err(_)) => Err(self.bounce(Reason::NotReady)),
             Err(_) => {
