@@ -12,4 +12,5 @@ mod rights;
 mod samples;
 mod scaling;
 mod slots;
+mod standby;
 mod streams;

@@ -562,8 +562,10 @@ fn a_guest_leaves_when_the_owner_needs_its_place_or_its_own_replicas_are_enough(
         host: ReplicaId("elsewhere".into()),
         worker: 1,
         epoch: 9,
+        revision: 1,
         state: WorkerState::Ready,
         in_flight: 0,
+        limit: 0,
         is_standby: true,
         since: Moment::ZERO,
     });
