@@ -136,6 +136,7 @@ async fn a_provider_killed_in_the_middle_leaves_no_container_behind() {
     assert_eq!(stack.invoke("f", "/sleep?ms=0", "").await.0, StatusCode::OK);
     let is_taken = |name: &String| name.starts_with("openfaas-fn.f.");
     stack.eventually("a visit", async || names(&stack).iter().any(is_taken)).await;
+    stack.eventually("it is replaced", async || pool(&stack, "ready").await > 0).await;
     let waiting: Vec<_> = names(&stack).into_iter().filter(|name| !is_taken(name)).collect();
     stack.kill().await;
     stack.spawn().await;
