@@ -131,6 +131,31 @@ pub async fn forward(
     }
 }
 
+/// Sends `request` by `send` and waits for its answer for as long as `limit` without progress of the request's body.
+///
+/// For ways to an upstream that are no [`forward`], with its rules: no limit for event streams and upgrades.
+///
+/// # Errors
+/// [`ForwardError::Timeout`] when there was no answer in time; dropping `send`'s future has cancelled the call then.
+pub async fn within<F>(
+    request: Request<Body>,
+    limit: Duration,
+    send: impl FnOnce(Request<Body>) -> F,
+) -> Result<Response<Body>, ForwardError>
+where
+    F: Future<Output = Response<Body>>,
+{
+    let headers = request.headers();
+    if requested_upgrade(headers).is_some() || accepts_stream(headers) {
+        return Ok(send(request).await);
+    }
+    let (request, progress) = watch(request);
+    tokio::select! {
+        response = send(request) => Ok(response),
+        () = stalled(&progress, limit) => Err(ForwardError::Timeout(limit)),
+    }
+}
+
 /// Makes the request fit for the next hop.
 pub fn prepare(
     request: &mut Request<Body>,

@@ -16,9 +16,12 @@ pub mod serve;
 mod socket;
 pub mod target;
 pub mod telemetry;
+pub mod throttle;
+pub mod tls;
 mod tunnel;
 
 pub use client::{Address, Pool, PoolSettings, SendError};
-pub use forward::{ForwardError, ForwardOptions, HostPolicy, forward};
+pub use forward::{ForwardError, ForwardOptions, HostPolicy, forward, within};
 pub use hold::hold;
-pub use serve::{ServeLimits, listen, serve};
+pub use serve::{ServeLimits, listen, serve, serve_with};
+pub use tls::Tls;

@@ -218,6 +218,13 @@ impl Cluster {
         nodes[0].memory = facts.memory.0;
     }
 
+    /// Notes how much of the host's CPU is in use by whatever runs there, in parts per thousand; `None` where nobody knows.
+    pub fn set_busy(&self, permille: Option<u32>) {
+        let node = &mut self.lock_nodes()[0];
+        let busy = u64::from(node.cpu) * u64::from(permille.unwrap_or(0)) / 1000;
+        node.cpu_busy = u32::try_from(busy).unwrap_or(u32::MAX);
+    }
+
     /// The hosts as they are used now.
     pub fn nodes(&self) -> Vec<NodeView> {
         self.lock_nodes().clone()

@@ -9,7 +9,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use hyperfaas_gateway::GatewayConfig;
+use hyperfaas_gateway::{
+    CallbackPolicy, GatewayConfig, QueueSettings, TraceSettings, Upstream, Users,
+};
+use hyperfaas_http::Tls;
 use hyperfaas_http::auth::{AuthError, BasicAuth};
 use hyperfaas_http::config::{Settings, SettingsError};
 use hyperfaas_protocol::Namespace;
@@ -84,6 +87,15 @@ pub struct Config {
     pub gateway_port: Option<u16>,
     /// Port of that gateway's own metrics; `None`: they are not served.
     pub gateway_metrics_port: Option<u16>,
+    gateway_queue: Option<QueueSettings>,
+    callbacks: CallbackPolicy,
+    users: Option<Users>,
+    traces: Option<TraceSettings>,
+    cron: bool,
+    /// The Prometheus server that scrapes that gateway, if one is named.
+    pub gateway_prometheus: Option<Upstream>,
+    /// Certificate of that gateway, when it speaks TLS.
+    pub gateway_tls: Option<Tls>,
     has_basic_auth: bool,
     secret_mount_path: PathBuf,
     read_timeout: Option<Duration>,
@@ -111,6 +123,7 @@ impl Config {
         let s = &mut settings;
         // Accepted so that existing set-ups start; nothing here cuts an answer that is still being written.
         s.optional_duration("write_timeout", READ_TIMEOUT);
+        let state_dir = PathBuf::from(s.text_or("HYPERFAAS_STATE_DIR", STATE_DIR));
         let config = Self {
             address: parsed(
                 s,
@@ -126,7 +139,14 @@ impl Config {
             read_timeout: s.optional_duration("read_timeout", READ_TIMEOUT),
             body_timeout: s.duration("HYPERFAAS_BODY_TIMEOUT", BODY_TIMEOUT),
             namespace: namespace(s),
-            state_dir: s.text_or("HYPERFAAS_STATE_DIR", STATE_DIR).into(),
+            gateway_queue: hyperfaas_gateway::config::queue(s, &state_dir.join("async")),
+            callbacks: hyperfaas_gateway::config::callbacks(s),
+            users: hyperfaas_gateway::config::users(s),
+            traces: hyperfaas_gateway::config::traces(s),
+            cron: hyperfaas_gateway::config::cron(s),
+            gateway_prometheus: hyperfaas_gateway::config::prometheus(s),
+            gateway_tls: hyperfaas_gateway::config::tls(s),
+            state_dir,
             cold_start_timeout: s.duration("HYPERFAAS_COLD_START_TIMEOUT", COLD_START_TIMEOUT),
             parking: ParkingBounds {
                 one: at_least_one(s, "HYPERFAAS_PARKED_MAX", PARKED_MAX),
@@ -210,7 +230,20 @@ impl Config {
 
     /// Settings of the gateway in this process, which trusts whom the provider trusts.
     pub fn gateway(&self, auth: Option<BasicAuth>) -> GatewayConfig {
-        GatewayConfig { auth, upstream_timeout: self.read_timeout }
+        GatewayConfig {
+            auth,
+            users: self.users.clone(),
+            upstream_timeout: self.read_timeout,
+            callbacks: self.callbacks,
+            traces: self.traces.clone(),
+            cron: self.cron,
+        }
+    }
+
+    /// Settings of that gateway's queue of asynchronous calls, in the state directory unless another one is named;
+    /// `None`: there is none.
+    pub fn gateway_queue(&self) -> Option<QueueSettings> {
+        self.gateway_queue.clone()
     }
 }
 

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use hyperfaas_gateway::{Upstream, routers};
+use hyperfaas_gateway::{Backends, Queue, Upstream, routers};
 use hyperfaas_http::config::{EXIT_SETTINGS, SettingsError, lookup};
-use hyperfaas_http::serve::{ServeLimits, listen, raise_open_files, serve};
-use hyperfaas_http::telemetry;
+use hyperfaas_http::serve::{ServeLimits, listen, raise_open_files, serve_with};
+use hyperfaas_http::{Tls, telemetry};
 use hyperfaas_protocol::moment::SystemClock;
 use hyperfaas_provider::api::{Api, router_until};
 use hyperfaas_provider::catalog::Catalog;
@@ -34,6 +34,9 @@ use tracing::{error, info};
 
 /// How long the end waits for engine calls that have begun; what outlasts it is found by the next start.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long asynchronous calls that run may take at the end; those cut are made again by the next start.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 
 fn main() -> ExitCode {
     let (config, logging) = match settings() {
@@ -131,16 +134,40 @@ async fn run(config: Config) -> Result<(), String> {
 
     let api = Api { catalog, cluster, dispatch, engine, node: view, settings: config.api() };
     let auth = config.auth().map_err(|error| error.to_string())?;
+    if let (Some(auth), None) = (&auth, &gateway) {
+        // A gateway in this process watches the credentials for both.
+        let (auth, stop) = (auth.clone(), serving.clone());
+        tasks.spawn(async move { auth.watch(stop).await });
+    }
     let provider = router_until(Arc::new(api), auth.clone(), serving.clone());
     let mut servers = TaskTracker::new();
-    start(&mut servers, "provider", listener, provider.clone(), &serving);
+    start(&mut servers, "provider", (listener, None), provider.clone(), &serving);
+    let served = CancellationToken::new();
+    let mut work = None;
     if let Some(listener) = gateway {
-        let namespace = config.catalog().default_namespace;
-        let routers =
-            routers(config.gateway(auth), Upstream::Local(provider), None, namespace.as_str());
-        start(&mut servers, "gateway", listener, routers.api, &serving);
+        let queue = config.gateway_queue().map(Queue::open).transpose();
+        let backends = Backends {
+            provider: Upstream::Local(provider),
+            logs: None,
+            namespace: config.catalog().default_namespace.as_str().to_owned(),
+            queue: queue.map_err(|error| error.to_string())?,
+            prometheus: config.gateway_prometheus.clone(),
+        };
+        let routers = routers(config.gateway(auth), backends);
+        work = Some(tokio::spawn(routers.work.run(serving.clone(), served.clone(), DRAIN_TIMEOUT)));
+        if let Some(tls) = config.gateway_tls.clone() {
+            let stop = serving.clone();
+            servers.spawn(async move { tls.watch(stop).await });
+        }
+        start(
+            &mut servers,
+            "gateway",
+            (listener, config.gateway_tls.clone()),
+            routers.api,
+            &serving,
+        );
         if let Some(listener) = gateway_metrics {
-            start(&mut servers, "gateway metrics", listener, routers.metrics, &serving);
+            start(&mut servers, "gateway metrics", (listener, None), routers.metrics, &serving);
         }
     }
     wait_for_signal().await?;
@@ -148,6 +175,10 @@ async fn run(config: Config) -> Result<(), String> {
     serving.cancel();
     servers.close();
     servers.wait().await;
+    served.cancel();
+    if let Some(work) = work {
+        work.await.map_err(|error| error.to_string())?;
+    }
     acting.cancel();
     tasks.close();
     tasks.wait().await;
@@ -207,7 +238,7 @@ fn bind(address: std::net::IpAddr, port: u16) -> Result<TcpListener, String> {
 fn start(
     servers: &mut TaskTracker,
     what: &'static str,
-    listener: TcpListener,
+    (listener, tls): (TcpListener, Option<Tls>),
     router: Router,
     stop: &CancellationToken,
 ) {
@@ -215,7 +246,7 @@ fn start(
         Ok(address) => info!(%address, "{what} listening"),
         Err(error) => error!(%error, "{what} listening, address unknown"),
     }
-    servers.spawn(serve(listener, router, ServeLimits::default(), stop.clone()));
+    servers.spawn(serve_with(listener, router, ServeLimits::default(), tls, stop.clone()));
 }
 
 async fn wait_for_signal() -> Result<(), String> {

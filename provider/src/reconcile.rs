@@ -104,6 +104,7 @@ impl Reconciler {
     fn step(self: &Arc<Self>, agenda: &mut Agenda) -> Option<Moment> {
         let now = self.now();
         let functions = self.catalog.snapshot();
+        self.cluster.set_busy(self.node.busy(now));
         let mut budget = self.cluster.budget();
         let due = agenda.due(&functions, self.cluster.take_dirty(), budget.starts > 0, now);
         let mut missing = Vec::new();

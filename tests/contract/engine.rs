@@ -5,8 +5,9 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::BoxStream;
+use hyperfaas_protocol::quantity::{Cpu, Memory};
 use hyperfaas_provider::engine::{
-    ContainerId, EngineError, EngineEvent, Image, LogQuery, PullPolicy, StartOrder,
+    Bounds, ContainerId, EngineError, EngineEvent, Image, LogQuery, PullPolicy, StartOrder,
 };
 use tokio::time::{Instant, timeout};
 
@@ -45,6 +46,7 @@ claims!(
     following_ends_with_the_container,
     logs_of_nobody_are_not_found,
     usage_tells_busy_from_idle,
+    what_a_running_container_may_use_can_change,
     secrets_are_seen_to_the_byte_and_collected,
     new_bytes_of_a_secret_reach_the_next_replica_only,
     standby_containers_are_listed_apart_and_end_like_others,
@@ -420,6 +422,25 @@ async fn usage_tells_busy_from_idle(lab: &impl Lab) {
     assert!(busy.cpu_milli > 50.0 && busy.cpu_milli < 1500.0, "{busy:?}");
     assert!(idle.cpu_milli < busy.cpu_milli / 2.0, "{idle:?} {busy:?}");
     assert!((64 << 10..256 << 20).contains(&idle.memory_bytes), "{idle:?}");
+}
+
+async fn what_a_running_container_may_use_can_change(lab: &impl Lab) {
+    let engine = lab.engine();
+    let of = |milli: u64, mib: u64| Bounds {
+        cpu: Some(Cpu(milli * 1_000_000)),
+        memory: Some(Memory(mib << 20)),
+    };
+    let mut order = lab.order("f", &[]).await;
+    order.limits = of(200, 32);
+    let started = engine.start(order).await.unwrap();
+    engine.update(&started.container, Bounds { memory: None, ..of(500, 0) }).await.unwrap();
+    assert_eq!(lab.bounds(&started).await, of(500, 32), "what is not named stays");
+    engine.update(&started.container, of(100, 64)).await.unwrap();
+    assert_eq!(lab.bounds(&started).await, of(100, 64));
+    assert!(engine.list().await.unwrap()[0].is_running);
+    let nobody = ContainerId("0".repeat(64));
+    let answer = engine.update(&nobody, of(100, 64)).await;
+    assert!(matches!(answer, Err(EngineError::NotFound)), "{answer:?}");
 }
 
 async fn secrets_are_seen_to_the_byte_and_collected(lab: &impl Lab) {

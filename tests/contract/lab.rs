@@ -8,6 +8,7 @@ use futures_util::StreamExt;
 use hyperfaas_protocol::control::{Boot, CONTROL_PORT, FUNCTION_PORT, LINK_VERSION};
 use hyperfaas_protocol::image::FunctionKind;
 use hyperfaas_protocol::names::Namespace;
+use hyperfaas_protocol::quantity::{Cpu, Memory};
 use hyperfaas_protocol::{FunctionKey, FunctionName, SecretName};
 use hyperfaas_provider::engine::sim::{Exit, Program, SimEngine, SimHost, Terminates};
 use hyperfaas_provider::engine::{
@@ -41,6 +42,8 @@ pub(super) trait Lab {
     async fn snatch(&self, container: &Observed);
     /// The secrets a container sees, by name.
     async fn secrets_seen(&self, container: &Observed) -> Vec<(String, Vec<u8>)>;
+    /// What a container may use, as its host has it.
+    async fn bounds(&self, container: &Observed) -> Bounds;
     /// How many sets of secrets the host keeps.
     async fn secrets_kept(&self) -> usize;
 
@@ -205,6 +208,13 @@ impl Lab for DockerLab {
         seen.collect()
     }
 
+    async fn bounds(&self, container: &Observed) -> Bounds {
+        let found = self.corner.docker.inspect_container(&container.container.0, None).await;
+        let host = found.unwrap().host_config.unwrap();
+        let set = |value: Option<i64>| value.and_then(|v| u64::try_from(v).ok()).filter(|v| *v > 0);
+        Bounds { cpu: set(host.nano_cpus).map(Cpu), memory: set(host.memory).map(Memory) }
+    }
+
     async fn secrets_kept(&self) -> usize {
         self.corner.secret_volumes().await.len()
     }
@@ -270,6 +280,10 @@ impl Lab for SimLab {
         let files =
             self.host.secrets("one", &container.function, container.revision).unwrap_or_default();
         files.into_iter().map(|file| (file.name.to_string(), file.bytes.to_vec())).collect()
+    }
+
+    async fn bounds(&self, container: &Observed) -> Bounds {
+        self.host.bounds(&container.container).unwrap()
     }
 
     async fn secrets_kept(&self) -> usize {

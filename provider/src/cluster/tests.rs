@@ -227,20 +227,20 @@ fn a_crashing_function_says_why() {
     assert!(matches!(acquire(&cluster), Acquired::Placed(_)));
 }
 
-fn adopt(cluster: &Cluster, observed: Observed, ms: u64) -> Option<Arc<Route>> {
-    cluster.adopt(&observed, Grant::default(), at(ms))
+fn adopt(cluster: &Cluster, observed: &Observed, ms: u64) -> Option<Arc<Route>> {
+    cluster.adopt(observed, Grant::default(), at(ms))
 }
 
 #[test]
 fn running_containers_are_taken_over_once_and_vanished_ones_forgotten() {
     let cluster = Cluster::default();
-    assert!(adopt(&cluster, observed(1, true), 0).is_some());
-    assert!(adopt(&cluster, observed(1, true), 1).is_none());
-    assert!(adopt(&cluster, observed(2, false), 1).is_none());
+    assert!(adopt(&cluster, &observed(1, true), 0).is_some());
+    assert!(adopt(&cluster, &observed(1, true), 1).is_none());
+    assert!(adopt(&cluster, &observed(2, false), 1).is_none());
     assert_eq!(phases(&cluster), [Phase::Starting, Phase::Ended]);
     order(&cluster, 3);
     assert!(
-        adopt(&cluster, observed(3, false), 2).is_none(),
+        adopt(&cluster, &observed(3, false), 2).is_none(),
         "one that is being started is left alone"
     );
     cluster.retain(&[observed(2, false)]);

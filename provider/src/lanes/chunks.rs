@@ -180,11 +180,11 @@ mod tests {
 
     use super::*;
 
+    /// A body, its trailers if it ended, and how much was used.
+    type Piecewise = (Vec<u8>, Option<Option<HeaderMap>>, usize);
+
     /// Feeds `text` in pieces of `size` bytes: the body, the trailers if it ended, and what is left then.
-    fn read(
-        text: &[u8],
-        size: usize,
-    ) -> Result<(Vec<u8>, Option<Option<HeaderMap>>, usize), ChunkError> {
+    fn read(text: &[u8], size: usize) -> Result<Piecewise, ChunkError> {
         let (mut decoder, mut body, mut used) = (Decoder::default(), Vec::new(), 0);
         for piece in text.chunks(size) {
             let mut piece = Bytes::copy_from_slice(piece);

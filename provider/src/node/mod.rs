@@ -6,6 +6,7 @@
 //! limit brings an older value back.
 //! Beside [`crate::engine`], since with several hosts one engine decides what runs where, and each host does this for its own.
 
+mod busy;
 pub mod cgroup;
 pub mod keeper;
 pub mod rights;
@@ -22,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use hyperfaas_protocol::moment::Moment;
 use hyperfaas_protocol::quantity::{Cpu, Memory};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -29,6 +31,7 @@ use tracing::{debug, warn};
 
 use crate::engine::{Bounds, ContainerId, Engine, EngineError};
 use crate::scheduler::Grant;
+use busy::Busy;
 use cgroup::{CgroupError, Cgroups};
 
 /// How long a grant must stand before the engine is told: it takes 12 ms of the engine's time, the host's own file 0.02 ms.
@@ -53,6 +56,9 @@ pub trait Node: Send + Sync + 'static {
         container: &'a ContainerId,
         grant: Grant,
     ) -> BoxFuture<'a, Result<(), NodeError>>;
+
+    /// Parts per thousand of the host's CPUs in use about `now`, by whatever runs there; `None` where that is not known.
+    fn busy(&self, now: Moment) -> Option<u32>;
 }
 
 /// The host that this process runs on, or whose cgroup tree it can see; else through the engine alone.
@@ -66,6 +72,7 @@ struct Inner {
     engine: Arc<dyn Engine>,
     /// Grants that the engine has not been told, by container.
     untold: Mutex<HashMap<ContainerId, Grant>>,
+    busy: Mutex<Busy>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -84,8 +91,8 @@ impl HostNode {
         tasks: TaskTracker,
         shutdown: CancellationToken,
     ) -> Self {
-        let untold = Mutex::default();
-        Self { inner: Arc::new(Inner { cgroups, engine, untold, tasks, shutdown }) }
+        let (untold, busy) = (Mutex::default(), Mutex::default());
+        Self { inner: Arc::new(Inner { cgroups, engine, untold, busy, tasks, shutdown }) }
     }
 }
 
@@ -109,9 +116,25 @@ impl Node for HostNode {
             }
         })
     }
+
+    fn busy(&self, now: Moment) -> Option<u32> {
+        // Without its cgroups it need not be the engine's host.
+        self.inner.cgroups.as_ref().and_then(|_| self.inner.busy(now))
+    }
 }
 
 impl Inner {
+    /// Looks at the host's CPUs, at most once a second: 0.05 ms.
+    fn busy(&self, now: Moment) -> Option<u32> {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        if busy.is_due(now)
+            && let Ok(text) = std::fs::read_to_string(busy::FILE)
+        {
+            busy.see(&text, now);
+        }
+        busy.permille()
+    }
+
     /// Writes the container's cgroup; `false` where this process has no access to any.
     async fn write(&self, container: &ContainerId, grant: Grant) -> Result<bool, CgroupError> {
         let Some(cgroups) = self.cgroups.clone() else { return Ok(false) };

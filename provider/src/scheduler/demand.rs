@@ -72,3 +72,9 @@ pub(super) fn limit_of_one(function: &FunctionView, scaling: &Scaling) -> Option
 pub(super) fn share(percent: u32) -> f64 {
     f64::from(percent.max(1)) / 100.0
 }
+
+/// A count or an amount, clamped to what fits; nothing for what is no number.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the range")]
+pub(super) fn whole(amount: f64) -> u32 {
+    if amount.is_nan() { 0 } else { amount.clamp(0.0, f64::from(u32::MAX)) as u32 }
+}

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use hyperfaas_protocol::moment::Moment;
 
-use super::demand::{lasting_need, limit_of_one, measured_cpu, need};
+use super::demand::{lasting_need, limit_of_one, measured_cpu, need, whole};
 use super::policy::Policy;
 use super::scaling::{Metric, Scaling};
 use super::snapshot::{FunctionView, Phase, Wanted};
@@ -49,9 +49,11 @@ pub struct Scale {
 }
 
 /// The scale of `function` at `now`, and why its number changed if it did.
+///
+/// `host` is how many millicores all its containers together could have: more containers bring no more than that.
 pub(super) fn rescale(
     function: &FunctionView,
-    wanted: &Wanted,
+    (wanted, host): (&Wanted, u32),
     policy: &Policy,
     now: Moment,
 ) -> (Scale, Option<Rule>) {
@@ -85,7 +87,7 @@ pub(super) fn rescale(
     if is_quiet && idle >= policy.floor_for {
         scale.floor = scale.floor.min(scaling.min);
     }
-    let (asked, rule) = asked_by_load(function, scaling, &mut scale, policy, now);
+    let (asked, rule) = asked_by_load(function, (scaling, host), &mut scale, policy, now);
     settle(&mut scale, asked, scaling, policy, now);
     let rule = match scale.desired.cmp(&before) {
         std::cmp::Ordering::Less => Some(Rule::Quiet),
@@ -140,7 +142,7 @@ fn settle(scale: &mut Scale, asked: u32, scaling: &Scaling, policy: &Policy, now
 /// How many replicas the load asks for, bounds aside, and by which rule.
 fn asked_by_load(
     function: &FunctionView,
-    scaling: &Scaling,
+    (scaling, host): (&Scaling, u32),
     scale: &mut Scale,
     policy: &Policy,
     now: Moment,
@@ -149,8 +151,8 @@ fn asked_by_load(
     let per_replica = scaling.target * scaling.proportion;
     let load = match scaling.metric {
         Metric::Load => {
-            let by_cpu = by_cpu(function, scaling, scale, policy, now);
-            let slow = by_slowness(function, scale, policy, now);
+            let by_cpu = by_cpu(function, (scaling, host), scale, policy, now);
+            let slow = by_slowness(function, host, scale, policy, now);
             return [waiting, by_cpu, slow]
                 .into_iter()
                 .max_by_key(|(count, _)| *count)
@@ -176,7 +178,7 @@ fn by_waiting(function: &FunctionView, scaling: &Scaling) -> (u32, Rule) {
 /// Replicas for the CPU needed, sized by what one has without a burst: at once when phase 1 cannot carry it, else when it lasts.
 fn by_cpu(
     function: &FunctionView,
-    scaling: &Scaling,
+    (scaling, host): (&Scaling, u32),
     scale: &mut Scale,
     policy: &Policy,
     now: Moment,
@@ -192,7 +194,7 @@ fn by_cpu(
     let live = function.replicas.iter().filter(|r| r.phase.is_live()).count();
     #[expect(clippy::cast_precision_loss, reason = "a count of containers")]
     let live = live as f64;
-    let need = lasting_need(function, policy, now);
+    let need = lasting_need(function, policy, now).min(f64::from(host));
     let base = f64::from(base.max(1));
     if need <= live * base {
         scale.above_base = None;
@@ -211,17 +213,21 @@ fn by_cpu(
 /// Up to twice as many when requests queue inside replicas that use all they can: a whole CPU each, having no quota.
 fn by_slowness(
     function: &FunctionView,
+    host: u32,
     scale: &mut Scale,
     policy: &Policy,
     now: Moment,
 ) -> (u32, Rule) {
     /// A process with one thread that uses so many millicores has nothing left.
     const BUSY: f64 = 800.0;
+    /// So many millicores must be left for one more to be of any use.
+    const USEFUL: f64 = 500.0;
     let ready = u32::try_from(function.ready().count()).unwrap_or(u32::MAX);
     let has_quota = function.ready().any(|replica| replica.grant.cpu.is_some());
     let is_slow = function.traffic.slowdown() >= f64::from(policy.slowdown)
         && function.in_flight() >= ready.saturating_mul(policy.slowdown)
-        && measured_cpu(function, now) >= BUSY * f64::from(ready);
+        && measured_cpu(function, now) >= BUSY * f64::from(ready)
+        && measured_cpu(function, now) + USEFUL <= f64::from(host);
     if ready == 0 || has_quota || !is_slow {
         scale.slow = None;
         return (0, Rule::Slow);
@@ -276,9 +282,4 @@ pub fn is_served(function: &FunctionView) -> bool {
             .guests
             .iter()
             .any(|guest| guest.state == hyperfaas_protocol::control::WorkerState::Ready)
-}
-
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the range")]
-fn whole(count: f64) -> u32 {
-    if count.is_nan() { 0 } else { count.clamp(0.0, f64::from(u32::MAX)) as u32 }
 }

@@ -10,7 +10,7 @@ use hyperfaas_protocol::FunctionKey;
 use hyperfaas_protocol::moment::Moment;
 
 use super::action::{Action, Plan};
-use super::demand::need;
+use super::demand::{expected_use, measured_cpu, need, whole};
 use super::multiplex;
 use super::out::{Scale, look_again, rescale};
 use super::policy::Policy;
@@ -99,7 +99,8 @@ pub fn plan_function(
         return FunctionPlan { plan, scale: function.scale, missing: 0, missing_why: None };
     };
     give_up_late(function, policy, now, &mut plan);
-    let (mut scale, rule) = rescale(function, wanted, policy, now);
+    let host = available_cpu(function, &budget.nodes, now);
+    let (mut scale, rule) = rescale(function, (wanted, host), policy, now);
     let mut why = Why::of(rule.unwrap_or(Rule::Wanted), function, 0.0, now);
     (why.desired, why.need) = (scale.desired, need(function, policy, now));
     let is_held = now < scale.hold_until;
@@ -123,6 +124,20 @@ pub fn plan_function(
     }
     look_again(function, wanted, &scale, policy, now).into_iter().for_each(|at| plan.wake(at));
     FunctionPlan { plan, scale, missing, missing_why: (missing > 0).then_some(why) }
+}
+
+/// Millicores that all containers of `function` together could have: what others, functions or not, do not use of all hosts.
+fn available_cpu(function: &FunctionView, nodes: &[NodeView], now: Moment) -> u32 {
+    if nodes.is_empty() || nodes.iter().any(|node| node.cpu == 0) {
+        return u32::MAX;
+    }
+    let own = whole(expected_use(function, now));
+    let add = |sum: u32, part: u32| sum.saturating_add(part);
+    let all = nodes.iter().map(|node| node.cpu).fold(0, add);
+    let used = nodes.iter().map(|node| node.cpu_used).fold(0, add);
+    let busy = nodes.iter().map(|node| node.cpu_busy).fold(0, add);
+    let others = busy.saturating_sub(whole(measured_cpu(function, now)));
+    all.saturating_sub(others.max(used.saturating_sub(own)))
 }
 
 fn clear_ended(function: &FunctionView, plan: &mut Plan) {

@@ -41,6 +41,8 @@ pub struct NodeView {
     pub memory: u64,
     /// Millicores that its functions use or, by their load, are about to.
     pub cpu_used: u32,
+    /// Millicores in use there by whatever runs, functions or not; zero while unknown.
+    pub cpu_busy: u32,
     /// Bytes that its functions use.
     pub memory_used: u64,
 }

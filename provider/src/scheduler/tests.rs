@@ -11,6 +11,7 @@ use hyperfaas_protocol::moment::Moment;
 use hyperfaas_protocol::{FunctionKey, FunctionName, Namespace};
 use proptest::prelude::*;
 
+use super::demand::whole;
 use super::*;
 use crate::engine::ReplicaId;
 
@@ -189,7 +190,7 @@ impl World {
             let served = std::mem::take(&mut container.served);
             if used > 0.0 {
                 self.view.traffic.used(used, served);
-                let cpu = Some((used / 1000.0) as u32);
+                let cpu = Some(whole(used / 1000.0));
                 view.load = Some(LoadView { cpu, memory: None, at: now });
             }
             total += used / 1000.0;
@@ -198,7 +199,7 @@ impl World {
     }
 
     fn plan(&mut self) {
-        let own = expected_use(&self.view, self.now()).max(self.measured) as u32;
+        let own = whole(expected_use(&self.view, self.now()).max(self.measured));
         self.node.cpu_used = self.others + own;
         let mut budget = Budget {
             starts: self.policy.starts_at_once,
@@ -425,6 +426,25 @@ fn what_a_restarted_provider_finds_is_not_taken_down_at_once() {
 }
 
 #[test]
+fn no_more_replicas_are_started_than_the_host_can_feed() {
+    let mut world = World::new(scaling(2000), 10_000.0);
+    world.node.cpu = 2000;
+    world.run(4.0, 20_000);
+    world.run(400.0, 30_000); // twice what the host has
+    assert!(world.ready() <= 10, "{} replicas of 200 millicores on 2 CPUs", world.ready());
+    let mut crowded = World::new(scaling(2000), 10_000.0);
+    crowded.node.cpu = 2000;
+    crowded.others = 1400;
+    crowded.run(100.0, 30_000);
+    assert!(crowded.ready() <= 3, "{} replicas beside others", crowded.ready());
+    let mut host = World::new(scaling(2000), 10_000.0);
+    host.policy.mode = Mode::Out;
+    (host.node.cpu, host.node.cpu_busy) = (2000, 2000); // all but its own part by what is no function
+    host.run(100.0, 10_000);
+    assert_eq!(host.ready(), 1, "more would only take from each other");
+}
+
+#[test]
 fn more_than_the_host_has_left_is_not_granted() {
     let mut world = World::new(Scaling { max: 1, ..scaling(4000) }, 10_000.0);
     world.run(4.0, 20_000);
@@ -612,7 +632,7 @@ fn a_guest_leaves_when_the_owner_needs_its_place_or_its_own_replicas_are_enough(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
 
     /// Whatever the load is, as long as it stays the same nothing goes up and down.
     #[test]

@@ -11,7 +11,7 @@ use hyperfaas_protocol::control::{Pressure, WorkerState};
 use hyperfaas_protocol::moment::Moment;
 
 use super::action::{Action, PlaceKind, Plan, WorkerPlace};
-use super::demand::{expected_use, fresh_cpu, measured_cpu, need, share};
+use super::demand::{expected_use, fresh_cpu, measured_cpu, need, share, whole};
 use super::out::Scale;
 use super::plan::Budget;
 use super::policy::Policy;
@@ -55,7 +55,7 @@ impl Up<'_> {
             let Some(node) = budget.nodes.get_mut(usize::from(replica.node.0)) else { continue };
             let cpu = self.cpu(replica, &demand, scale, node);
             let memory = self.memory(replica, node);
-            let rule = cpu.map(|(_, rule)| rule).or(memory.map(|(_, rule)| rule));
+            let rule = cpu.map(|(_, rule)| rule).or_else(|| memory.map(|(_, rule)| rule));
             let Some(rule) = rule else { continue };
             let grant = Grant {
                 cpu: cpu.map_or(replica.grant.cpu, |(cpu, _)| Some(cpu)),
@@ -106,7 +106,8 @@ impl Up<'_> {
         let used = f64::from(fresh_cpu(replica, self.now).unwrap_or(0)) * margin;
         let enough = whole((demand.peak * margin).max(used)).max(base);
         let fits = f64::from(enough) < f64::from(current) * share(self.policy.give_back_below);
-        let is_worth = (fits || enough == base) && current >= enough.saturating_add(step(enough));
+        let is_worth = fits && current >= enough.saturating_add(step(enough));
+        let is_worth = is_worth || (enough == base && current > base);
         if is_hot || !is_worth || held < self.cool_for(scale) {
             return None;
         }
@@ -247,9 +248,4 @@ impl Up<'_> {
 /// The least change of a grant of `cpu` that is worth a write.
 fn step(cpu: u32) -> u32 {
     (cpu / 20).max(CPU_STEP)
-}
-
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the range")]
-fn whole(cpu: f64) -> u32 {
-    if cpu.is_nan() { 0 } else { cpu.clamp(0.0, f64::from(u32::MAX)) as u32 }
 }

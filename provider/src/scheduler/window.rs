@@ -6,6 +6,8 @@ use hyperfaas_protocol::moment::Moment;
 
 /// How many parts the span is kept in: what is older than the span is forgotten after a fifth of it more, at the latest.
 const PARTS: usize = 5;
+/// The span in parts: one more is kept, since the newest is not whole.
+const SPAN_PARTS: u32 = 4;
 
 /// The largest value seen within a span; constant memory and time.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -18,7 +20,7 @@ pub struct Peak {
 impl Peak {
     /// Notes `value`; the largest of the last `span`, `value` included.
     pub fn see(&mut self, value: f64, span: Duration, now: Moment) -> f64 {
-        let part = span / (PARTS as u32 - 1);
+        let part = span / SPAN_PARTS;
         for _ in 0..PARTS {
             if now.since(self.since) < part || part.is_zero() {
                 break;
