@@ -147,11 +147,8 @@ async fn a_provider_killed_in_the_middle_leaves_no_container_behind() {
         })
         .await;
     let now = names(&stack);
-    let kept = waiting.iter().filter(|name| now.contains(name)).count();
-    assert!(
-        waiting.is_empty() || kept > 0,
-        "those that waited are taken over: {waiting:?} {now:?}"
-    );
+    let is_kept = waiting.iter().any(|name| now.contains(name));
+    assert!(is_kept, "those that waited are taken over: {waiting:?} {now:?}");
     assert_eq!(stack.invoke("f", "/sleep?ms=0", "").await.0, StatusCode::OK);
 }
 
