@@ -10,15 +10,18 @@
 mod cell;
 mod counters;
 mod decisions;
+mod guestlogs;
+mod guests;
 mod load;
 mod queue;
 mod replica;
+mod standby;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 use hyperfaas_protocol::FunctionKey;
 use hyperfaas_protocol::control::{Abilities, OwnerState, WorkerReport};
@@ -27,7 +30,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::engine::{ContainerId, EngineFacts, Image, Observed, ReplicaId};
 use crate::scheduler::{
-    Action, Budget, FunctionPlan, Grant, NodeId, NodeView, Phase, Policy, Wanted,
+    Action, Budget, FunctionPlan, Grant, NodeId, NodeView, Phase, PlaceKind, Policy, Wanted,
 };
 
 use cell::Cell;
@@ -37,6 +40,7 @@ pub use decisions::Decision;
 pub use load::ReplicaLoad;
 pub use queue::{Parked, ParkingBounds};
 pub use replica::{Route, Ticket, WorkerRef};
+pub use standby::{Host, PoolCounts, Tending};
 
 /// More starts than this are never under way together.
 const EARLY_DEATHS_MAX: usize = 256;
@@ -60,6 +64,8 @@ pub struct Cluster {
     nodes: Mutex<Vec<NodeView>>,
     /// Containers whose end was heard of before the engine had answered their start.
     early_deaths: Mutex<VecDeque<(ContainerId, i64)>>,
+    standbys: standby::Standbys,
+    guest_logs: guestlogs::GuestLogs,
     policy: Policy,
     context: Arc<Context>,
 }
@@ -73,6 +79,22 @@ struct Context {
     /// Whether places are limited by what a worker takes at once; else every ready one has room.
     uses_limits: bool,
     release_most: u32,
+    /// Whether a guest can be made of an image, by its id; nobody is one while this is not set.
+    has_root: OnceLock<HasRoot>,
+}
+
+/// Tells of an image, by its id, whether a guest can be made of it.
+type HasRoot = Box<dyn Fn(&str) -> bool + Send + Sync>;
+
+impl Context {
+    fn open_visits(&self, has_root: HasRoot) {
+        // The first one stays: there is one pool a process.
+        let _ = self.has_root.set(has_root);
+    }
+
+    fn has_root(&self, image: &Image) -> bool {
+        self.has_root.get().is_some_and(|has_root| has_root(&image.id))
+    }
 }
 
 impl std::fmt::Debug for Context {
@@ -98,6 +120,7 @@ impl Cluster {
             counters: Counters::new(),
             uses_limits: has_out,
             release_most: if has_out { RELEASE_MOST } else { u32::MAX },
+            has_root: OnceLock::new(),
         };
         Self {
             cells: RwLock::default(),
@@ -108,6 +131,8 @@ impl Cluster {
             starting: AtomicUsize::new(0),
             nodes: Mutex::new(vec![NodeView::default()]),
             early_deaths: Mutex::default(),
+            standbys: standby::Standbys::default(),
+            guest_logs: guestlogs::GuestLogs::default(),
             policy,
             context: Arc::new(context),
         }
@@ -133,9 +158,13 @@ impl Cluster {
         self.context.total.count()
     }
 
-    /// Replicas of `key` that can answer now.
+    /// Replicas of `key` that can answer now; where none can but a guest does, or could at once, that counts as one.
     pub fn available(&self, key: &FunctionKey) -> u32 {
-        self.find(key).map_or(0, |cell| cell.available())
+        let Some(cell) = self.find(key) else { return 0 };
+        match cell.available() {
+            0 => u32::from(cell.has_guest() || (cell.may_visit() && self.has_offer())),
+            own => own,
+        }
     }
 
     /// Replicas that `key` should have under the scale call `call`; `None` while that has not been planned yet.
@@ -179,6 +208,7 @@ impl Cluster {
         let all: Vec<_> = self.read().keys().cloned().collect();
         self.lock_dirty().extend(all);
         self.changed.notify_one();
+        self.tend_again();
     }
 
     /// Notes how large the engine's host is.
@@ -225,8 +255,12 @@ impl Cluster {
         match parking {
             Parking::Parked(_) => {
                 self.context.counters.parked.inc();
-                if self.available(key) == 0 {
+                let cell = self.cell(key);
+                if cell.available() == 0 && !cell.has_guest() {
                     self.context.counters.cold_starts.inc();
+                    if cell.is_first_waiting() && !self.has_offer() {
+                        self.missed_standby(self.context.clock.now());
+                    }
                 }
                 self.touch(key);
             }
@@ -268,8 +302,7 @@ impl Cluster {
             starts: self.policy.starts_at_once.saturating_sub(under_way),
             specialisations: self.policy.specialisations_at_once,
             nodes: self.nodes(),
-            // Nothing here prepares a slot for a guest, so no worker is on offer.
-            offers: Vec::new(),
+            offers: self.offers(),
         }
     }
 
@@ -303,6 +336,11 @@ impl Cluster {
             self.starting.fetch_add(1, Ordering::AcqRel);
         }
         self.cell(action.function()).begin(action, new_replica, now);
+        if let Action::Release { place, .. } = action
+            && place.kind == PlaceKind::Standby
+        {
+            self.dismiss_standby(&place.host);
+        }
         if let Action::Prepare { .. } | Action::Start { .. } = action {
             return; // nothing to be planned follows from it before the engine has answered
         }
@@ -420,6 +458,9 @@ impl Cluster {
 
     /// A container's main process ended.
     pub fn died(&self, container: &ContainerId, exit_code: i64, now: Moment) {
+        if self.standby_died(container, now) {
+            return;
+        }
         if let Some((key, _)) =
             self.cells().iter().find(|(_, cell)| cell.died(container, exit_code, now))
         {
@@ -434,6 +475,9 @@ impl Cluster {
 
     /// A container no longer exists.
     pub fn removed(&self, container: &ContainerId) {
+        if self.standby_ended(container) {
+            return;
+        }
         if let Some((key, _)) = self.cells().iter().find(|(_, cell)| cell.removed(container)) {
             self.moved(key);
         }

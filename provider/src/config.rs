@@ -26,6 +26,7 @@ use crate::dispatch::DispatchSettings;
 use crate::engine::PullPolicy;
 use crate::engine::docker::{DEFAULT_HOST, DockerConfig};
 use crate::node::cgroup::DEFAULT_ROOT;
+use crate::node::standby::StandbyPolicy;
 use crate::reconcile;
 use crate::scheduler::{Mode, Policy};
 
@@ -63,6 +64,15 @@ const STOP_GRACE: Duration = Duration::from_secs(30);
 const STARTS_AT_ONCE: usize = 4;
 /// Bytes of all images' root file systems together: some dozens of ordinary images.
 const ROOTFS_MAX: Memory = Memory(20 << 30);
+/// Fewest and most standby containers: one is there for whatever comes first, at 4 MiB each; eight are what Docker starts in a
+/// second.
+const STANDBY: (u32, u32) = (1, 8);
+/// Standby containers started at the same time: functions' own replicas have the rest of what Docker can do.
+const STANDBY_STARTS: u32 = 2;
+/// Time until a taken one has been replaced: a container's start, on a busy host.
+const STANDBY_REFILL: Duration = Duration::from_secs(1);
+/// Time after which the pool forgets that it had to be larger.
+const STANDBY_QUIET: Duration = Duration::from_secs(300);
 /// Time for a management request's body: 4 MiB over a slow line.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -99,6 +109,7 @@ pub struct Config {
     reconcile: reconcile::Settings,
     has_slots: bool,
     roots_max: Memory,
+    standby: StandbyPolicy,
     docker: DockerConfig,
 }
 
@@ -146,6 +157,7 @@ impl Config {
             reconcile: reconcile_settings(s),
             has_slots: s.flag("HYPERFAAS_SLOTS"),
             roots_max: roots_max(s),
+            standby: standby(s),
             docker: docker_config(s),
         };
         settings.finish(config)
@@ -206,6 +218,11 @@ impl Config {
         self.has_slots.then(|| (self.state_dir.join("rootfs"), self.roots_max.0))
     }
 
+    /// How many standby containers there are to be, where guests are possible.
+    pub fn standby(&self) -> StandbyPolicy {
+        self.standby
+    }
+
     /// Settings of the management API.
     pub fn api(&self) -> ApiSettings {
         ApiSettings { body_timeout: self.body_timeout }
@@ -247,6 +264,18 @@ fn roots_max(s: &mut Settings<'_>) -> Memory {
             ROOTFS_MAX
         }
     }
+}
+
+fn standby(s: &mut Settings<'_>) -> StandbyPolicy {
+    let bounds = (
+        s.integer("HYPERFAAS_STANDBY_MIN", STANDBY.0),
+        s.integer("HYPERFAAS_STANDBY_MAX", STANDBY.1),
+    );
+    let quiet = s.duration("HYPERFAAS_STANDBY_QUIET", STANDBY_QUIET);
+    StandbyPolicy::new(bounds, STANDBY_STARTS, STANDBY_REFILL, quiet).unwrap_or_else(|error| {
+        s.mistake("HYPERFAAS_STANDBY_MIN", &error.to_string());
+        StandbyPolicy::OFF
+    })
 }
 
 fn policy(s: &mut Settings<'_>) -> Policy {

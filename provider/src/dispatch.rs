@@ -139,7 +139,7 @@ impl Dispatch {
         mut request: Request<Body>,
     ) -> Result<Response<Body>, Hop> {
         let (route, WorkerRef { worker, epoch, .. }) = (ticket.route(), ticket.worker());
-        let is_guest = route.owner != *key;
+        let is_guest = route.owner.as_ref() != Some(key);
         let lanes = route.lanes.to(worker, epoch);
         if let Some(lanes) = lanes.filter(|_| is_guest || lanes::carries(&request)) {
             match lanes::call(&lanes, request, &self.forwarding, route.pool.host()).await {

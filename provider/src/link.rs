@@ -45,19 +45,19 @@ pub fn replica_key(master: &[u8], replica: &ReplicaId) -> String {
 }
 
 /// Follows the link until the container has ended.
-pub async fn follow(cluster: Arc<Cluster>, function: FunctionKey, route: Arc<Route>, key: String) {
+pub async fn follow(cluster: Arc<Cluster>, route: Arc<Route>, key: String) {
     let hear = async {
         let mut wait = REDIAL_FIRST;
         let mut quick = QUICK_DIALS;
         loop {
-            match connection(&cluster, &function, &route, &key).await {
+            match connection(&cluster, &route, &key).await {
                 Ok(()) => (wait, quick) = (REDIAL_FIRST, 0),
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                    warn!(%function, replica = %route.replica.0, %error, "control link not understood");
+                    warn!(replica = %route.replica.0, %error, "control link not understood");
                     wait = REDIAL_MOST;
                 }
                 Err(error) => {
-                    trace!(%function, replica = %route.replica.0, %error, "control link not up");
+                    trace!(replica = %route.replica.0, %error, "control link not up");
                 }
             }
             tokio::time::sleep(wait).await;
@@ -69,19 +69,14 @@ pub async fn follow(cluster: Arc<Cluster>, function: FunctionKey, route: Arc<Rou
 }
 
 /// One connection: greet, then take reports and give orders until it ends.
-async fn connection(
-    cluster: &Cluster,
-    function: &FunctionKey,
-    route: &Route,
-    key: &str,
-) -> io::Result<()> {
+async fn connection(cluster: &Cluster, route: &Route, key: &str) -> io::Result<()> {
     let stream = tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect(route.control)).await??;
     stream.set_nodelay(true)?;
     let (reader, mut writer) = stream.into_split();
     let hello = Hello { version: LINK_VERSION, key: key.to_owned(), load: true, workers: true };
     send(&mut writer, &hello).await?;
     tokio::select! {
-        ended = hear(cluster, function, (route, key), reader) => ended,
+        ended = hear(cluster, (route, key), reader) => ended,
         ended = give_orders(route, writer) => ended,
     }
 }
@@ -89,7 +84,6 @@ async fn connection(
 /// Takes reports until the watchdog closes the connection.
 async fn hear(
     cluster: &Cluster,
-    function: &FunctionKey,
     (route, key): (&Route, &str),
     reader: OwnedReadHalf,
 ) -> io::Result<()> {
@@ -109,7 +103,14 @@ async fn hear(
         if let Report::Abilities(abilities) = &report {
             route.lanes.offer(abilities.lanes, key);
         }
-        heard(cluster, function, &route.replica, report, cluster.clock().now());
+        let now = cluster.clock().now();
+        match &route.owner {
+            Some(function) => heard(cluster, function, &route.replica, report, now),
+            None => {
+                debug!(standby = %route.replica.0, ?report, "standby container reported");
+                cluster.standby_reported(&route.replica, report, now);
+            }
+        }
     }
 }
 
@@ -220,8 +221,7 @@ mod tests {
             let hello = said.next_line().await.unwrap().unwrap();
             (hello, said.next_line().await.unwrap().unwrap())
         };
-        let (outcome, (hello, order)) =
-            tokio::join!(connection(&cluster, &function, &route, "k"), watchdog);
+        let (outcome, (hello, order)) = tokio::join!(connection(&cluster, &route, "k"), watchdog);
         outcome.unwrap();
         assert_eq!(hello, r#"{"version":1,"key":"k","load":true,"workers":true}"#);
         assert_eq!(order, r#"{"order":"specialise","worker":1,"epoch":4,"work":"own"}"#);

@@ -9,6 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::stream::BoxStream;
 use futures_util::{Stream, stream};
 use hyperfaas_protocol::FunctionKey;
 use hyperfaas_protocol::openfaas::LogMessage;
@@ -19,12 +20,13 @@ use self::backlog::Backlog;
 use self::follow::Follower;
 use crate::catalog::Catalog;
 use crate::cluster::Cluster;
-use crate::engine::{ContainerId, Engine, EngineError, LogLine, ReplicaId};
+use crate::engine::{ContainerId, Engine, EngineError, LogLine, LogQuery, ReplicaId};
 
 mod backlog;
 mod follow;
 #[cfg(test)]
 mod tests;
+mod visits;
 
 /// Most bytes of lines held back to find the last ones of several replicas: 8 MiB; older ones fall out.
 const TAIL_BYTES: usize = 8 << 20;
@@ -88,7 +90,19 @@ impl Sources {
         let is_wanted = |part: &Part| {
             request.instance.as_ref().is_none_or(|instance| part.replica.0 == *instance)
         };
-        all.map(|(replica, container)| Part { replica, container }).filter(is_wanted).collect()
+        let own = all.map(|(replica, container)| Part { replica, container });
+        own.chain(visits::parts(&self.cluster, &request.key)).filter(is_wanted).collect()
+    }
+
+    /// The lines of one part.
+    fn lines(
+        &self,
+        key: &FunctionKey,
+        container: &ContainerId,
+        query: LogQuery,
+    ) -> BoxStream<'static, Result<LogLine, EngineError>> {
+        visits::lines(&self.cluster, key, container, query)
+            .unwrap_or_else(|| self.engine.logs(container, query))
     }
 }
 
@@ -103,7 +117,7 @@ pub async fn open(
     // Subscribed before looking, so that no replica is missed between the two.
     let changes = sources.cluster.subscribe();
     let parts = sources.parts(&request);
-    let opening = Backlog::open(&*sources.engine, parts, &request);
+    let opening = Backlog::open(&sources, parts, &request);
     let backlog = timeout(FIRST_LINE_PATIENCE, opening).await.map_err(|_| LogError::Slow)??;
     let reader =
         Reader { key: request.key.clone(), stage: Stage::Backlog(backlog), follower: None };

@@ -21,10 +21,11 @@ use hyperfaas_provider::node::HostNode;
 use hyperfaas_provider::node::cgroup::Cgroups;
 use hyperfaas_provider::node::keeper::Keeper;
 use hyperfaas_provider::node::rights::{self, Ability};
-use hyperfaas_provider::node::rootfs::Roots;
+use hyperfaas_provider::node::rootfs::{RootId, Roots};
 use hyperfaas_provider::node::slot::Slots;
 use hyperfaas_provider::node::view::NodeView;
-use hyperfaas_provider::reconcile::Reconciler;
+use hyperfaas_provider::node::visit::Users;
+use hyperfaas_provider::reconcile::{Guests, Reconciler};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -97,27 +98,41 @@ async fn run(config: Config) -> Result<(), String> {
         grants = if grants { "cgroup" } else { "engine" },
         "scaling"
     );
+    let (view, slots) = abilities(&config, grants).await;
+    let guests = match (view.roots.clone(), &slots) {
+        (Some(roots), Some(slots)) => {
+            let users = Arc::new(Users::begin(uuid::Uuid::new_v4().as_fields().0));
+            Some(Guests { roots, slots: slots.clone(), users })
+        }
+        _ => None,
+    };
+    if let (Some(guests), true) = (&guests, view.has("standby")) {
+        let roots = guests.roots.clone();
+        cluster.open_pool(config.standby(), move |image| {
+            RootId::parse(image).is_some_and(|id| roots.can_visit(&id))
+        });
+    }
     let node = HostNode::new(cgroups, Arc::clone(&engine), tasks.clone(), acting.clone());
     let reconciler = Reconciler {
         catalog: Arc::clone(&catalog),
         cluster: Arc::clone(&cluster),
         engine: Arc::clone(&engine),
         node: Arc::new(node),
+        guests,
         settings: config.reconcile(),
         tasks: tasks.clone(),
         shutdown: acting.clone(),
     };
     let reconciling = tokio::spawn(reconciler.run());
 
-    let (node, slots) = abilities(&config, grants).await;
-    if let (Some(roots), Some(slots)) = (node.roots.clone(), slots) {
+    if let (Some(roots), Some(slots)) = (view.roots.clone(), slots) {
         let (catalog, cluster) = (Arc::clone(&catalog), Arc::clone(&cluster));
         let engine = Arc::clone(&engine);
         let keeper = Keeper { catalog, cluster, engine, clock, roots, slots };
         tasks.spawn(keeper.run(acting.clone()));
     }
 
-    let api = Api { catalog, cluster, dispatch, engine, node, settings: config.api() };
+    let api = Api { catalog, cluster, dispatch, engine, node: view, settings: config.api() };
     let auth = config.auth().map_err(|error| error.to_string())?;
     if let (Some(auth), None) = (&auth, &gateway) {
         // A gateway in this process watches the credentials for both.
@@ -186,8 +201,10 @@ async fn abilities(config: &Config, has_cgroups: bool) -> (NodeView, Option<Slot
             (slots, ability)
         }
     };
-    info!(slots = %ability, "abilities on this host");
+    let standby = standby_ability(config, slots.is_some());
+    info!(slots = %ability, standby = %standby, "abilities on this host");
     view.abilities.insert("slots", ability);
+    view.abilities.insert("standby", standby);
     let cgroups = if has_cgroups {
         Ability::ON
     } else {
@@ -196,6 +213,21 @@ async fn abilities(config: &Config, has_cgroups: bool) -> (NodeView, Option<Slot
     };
     view.abilities.insert("cgroups", cgroups);
     (view, slots)
+}
+
+/// Whether functions can be guests of standby containers.
+fn standby_ability(config: &Config, has_slots: bool) -> Ability {
+    let mut missing = Vec::new();
+    if !has_slots {
+        missing.push("slots".to_owned());
+    }
+    if config.standby().is_off() {
+        missing.push("HYPERFAAS_STANDBY_MAX is 0".to_owned());
+    }
+    if !config.policy().mode.has_multiplex() {
+        missing.push("HYPERFAAS_SCALING is not full".to_owned());
+    }
+    if missing.is_empty() { Ability::ON } else { Ability::off(missing) }
 }
 
 fn bind(address: std::net::IpAddr, port: u16) -> Result<TcpListener, String> {

@@ -7,7 +7,9 @@
 
 mod actions;
 mod agenda;
+mod standby;
 mod sync;
+mod visit;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +24,9 @@ use crate::catalog::{Catalog, Function};
 use crate::cluster::Cluster;
 use crate::engine::{Engine, PullPolicy};
 use crate::node::Node;
+use crate::node::rootfs::Roots;
+use crate::node::slot::Slots;
+use crate::node::visit::Users;
 use crate::scheduler::{FunctionPlan, Missing, Wanted, share_starts};
 
 /// What the loop works with.
@@ -35,6 +40,8 @@ pub struct Reconciler {
     pub engine: Arc<dyn Engine>,
     /// What is done to containers on their hosts.
     pub node: Arc<dyn Node>,
+    /// What visits to containers that are not a function's own are made with; `None` where this host cannot have any.
+    pub guests: Option<Guests>,
     /// Times.
     pub settings: Settings,
     /// Tasks of actions and links; owned by whoever runs the loop.
@@ -60,11 +67,23 @@ pub struct Settings {
     pub stop_grace: Duration,
 }
 
+/// What visits are made with.
+#[derive(Debug, Clone)]
+pub struct Guests {
+    /// Images' root file systems.
+    pub roots: Roots,
+    /// What puts them into running containers.
+    pub slots: Slots,
+    /// Users that nobody else has.
+    pub users: Arc<Users>,
+}
+
 impl Reconciler {
     /// Runs until shutdown; engine events are taken in by a task beside the loop.
     pub async fn run(self) {
         let this = Arc::new(self);
         this.spawn(Self::take_in_events);
+        this.spawn(Self::tend_standby);
         let mut catalog_changed = this.catalog.subscribe();
         let mut agenda = Agenda::default();
         loop {

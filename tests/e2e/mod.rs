@@ -14,4 +14,5 @@ mod roots;
 mod samples;
 mod scaling;
 mod slots;
+mod standby;
 mod streams;

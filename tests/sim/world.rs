@@ -90,6 +90,7 @@ impl World {
             cluster,
             engine: Arc::new(engine.clone()),
             node: Arc::new(node),
+            guests: None,
             settings: Settings {
                 pull: PullPolicy::Missing,
                 drain_timeout: Duration::from_secs(5),

@@ -139,6 +139,11 @@ impl Stack {
         timeout(PATIENCE, child.wait()).await.expect("it ends").expect("awaited").success()
     }
 
+    /// The name that everything this stack makes carries.
+    pub(crate) fn installation(&self) -> &str {
+        &self.installation
+    }
+
     /// The provider's process id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().and_then(Child::id).expect("the provider runs")

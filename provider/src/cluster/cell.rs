@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyperfaas_protocol::FunctionKey;
+use hyperfaas_protocol::control::WorkerState;
 use hyperfaas_protocol::moment::Moment;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, oneshot};
@@ -16,6 +17,7 @@ use tokio::sync::{Notify, oneshot};
 use super::Context;
 use super::Setback;
 use super::decisions::{Decision, Ring};
+use super::guests::GuestSide;
 use super::queue::{Parked, Queue, Waiter};
 use super::replica::{Route, Side, Ticket, WorkerRef};
 use crate::engine::{ContainerId, Image, ReplicaId};
@@ -75,6 +77,8 @@ pub(super) struct State {
     pub(super) view: FunctionView,
     /// Beside the view's replicas, in the same order.
     pub(super) sides: Vec<Side>,
+    /// Beside the view's guests, in the same order.
+    pub(super) guests: Vec<GuestSide>,
     seats: Vec<Seat>,
     queue: Queue,
     image: Prepared,
@@ -124,6 +128,7 @@ impl Cell {
         let state = State {
             view: FunctionView::new(key),
             sides: Vec::new(),
+            guests: Vec::new(),
             seats: Vec::new(),
             queue: Queue::default(),
             image: Prepared::No,
@@ -144,6 +149,22 @@ impl Cell {
     pub(super) fn available(&self) -> u32 {
         let ready = self.lock().view.ready().count();
         u32::try_from(ready).unwrap_or(u32::MAX)
+    }
+
+    /// Whether it is served in a container that is not its own.
+    pub(super) fn has_guest(&self) -> bool {
+        self.lock().view.guests.iter().any(|guest| guest.state == WorkerState::Ready)
+    }
+
+    /// Whether it could be.
+    pub(super) fn may_visit(&self) -> bool {
+        let state = self.lock();
+        state.may_visit(&self.context) && state.view.visit_failure.is_none()
+    }
+
+    /// Whether one request waits and no other.
+    pub(super) fn is_first_waiting(&self) -> bool {
+        self.lock().view.parked == 1
     }
 
     /// Replicas that should be, unless the catalog has heard of a scale call that has not been planned yet.
@@ -265,6 +286,9 @@ impl Cell {
     ) -> Option<FunctionPlan> {
         let mut state = self.lock();
         state.set_wanted(wanted, self.context.uses_limits);
+        if !budget.offers.is_empty() {
+            state.view.may_visit = state.may_visit(&self.context);
+        }
         let view = &state.view;
         if view.wanted.is_none() && view.replicas.is_empty() && view.guests.is_empty() {
             return None;
@@ -424,10 +448,21 @@ impl State {
         Some((&mut self.view.replicas[index], &mut self.sides[index]))
     }
 
-    pub(super) fn add(&mut self, replica: ReplicaView) -> usize {
+    pub(super) fn new_host(&mut self) -> u64 {
         self.next_host += 1;
+        self.next_host
+    }
+
+    /// Whether its image's root is there.
+    fn may_visit(&self, context: &Context) -> bool {
+        matches!(&self.image, Prepared::Yes { revision, image }
+            if *revision == self.view.revision() && context.has_root(image))
+    }
+
+    pub(super) fn add(&mut self, replica: ReplicaView) -> usize {
+        let host = self.new_host();
         self.view.replicas.push(replica);
-        self.sides.push(Side::new(self.next_host));
+        self.sides.push(Side::new(host));
         self.sides.len() - 1
     }
 
@@ -462,7 +497,7 @@ impl State {
         }
     }
 
-    fn decisions_push(&mut self, decision: Option<Decision>) {
+    pub(super) fn decisions_push(&mut self, decision: Option<Decision>) {
         decision.into_iter().for_each(|decision| self.decisions.push(decision));
     }
 
@@ -489,7 +524,14 @@ impl State {
     fn standing(&self, revision: u64) -> Acquired {
         let is_coming =
             |r: &ReplicaView| matches!(r.phase, Phase::Ordered | Phase::Starting | Phase::Ready);
-        if self.view.replicas.iter().any(is_coming) || matches!(self.image, Prepared::Asking { .. })
+        let is_guest_coming = self
+            .view
+            .guests
+            .iter()
+            .any(|guest| matches!(guest.state, WorkerState::Specialising | WorkerState::Ready));
+        if self.view.replicas.iter().any(is_coming)
+            || is_guest_coming
+            || matches!(self.image, Prepared::Asking { .. })
         {
             return Acquired::Wait;
         }

@@ -5,8 +5,9 @@
 use std::time::Duration;
 
 use hyperfaas_protocol::control::Level;
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts};
 
+use super::standby::PoolCounts;
 use crate::metrics::Metrics;
 use crate::scheduler::{Action, PlaceKind};
 
@@ -27,6 +28,9 @@ pub struct Counters {
     pub cold_starts: IntCounter,
     /// Millicores granted to containers beyond what they had.
     pub granted: IntCounter,
+    /// Visits that came to nothing or ended unasked.
+    pub visits_failed: IntCounter,
+    standby: IntGaugeVec,
     parked_seconds: Histogram,
 }
 
@@ -66,6 +70,15 @@ impl Counters {
                 "hyperfaas_granted_millicores_total",
                 "Millicores granted to running containers beyond what they had.",
             ),
+            visits_failed: one(
+                "hyperfaas_visits_failed_total",
+                "Functions' visits to other containers that came to nothing or ended unasked.",
+            ),
+            standby: IntGaugeVec::new(
+                Opts::new("hyperfaas_standby_containers", "Containers without an owner, by state."),
+                &["state"],
+            )
+            .expect("the names are constant and valid"),
             parked_seconds: Histogram::with_opts(seconds).expect("the name is constant and valid"),
         }
     }
@@ -74,6 +87,8 @@ impl Counters {
     pub fn register(&self, page: &Metrics) {
         page.add(self.watermarks.clone());
         page.add(self.actions.clone());
+        page.add(self.standby.clone());
+        page.add(self.visits_failed.clone());
         for counter in
             [&self.parked, &self.refused, &self.bounces, &self.cold_starts, &self.granted]
         {
@@ -93,6 +108,16 @@ impl Counters {
             Action::Prepare { .. } | Action::GiveUp { .. } | Action::Clear { .. } => return,
         };
         self.actions.with_label_values(&[action.name(), phase]).inc();
+    }
+
+    /// Notes how many standby containers there are.
+    pub(super) fn pool(&self, counts: PoolCounts) {
+        let PoolCounts { ready, starting, taken, leaving } = counts;
+        for (state, count) in
+            [("ready", ready), ("starting", starting), ("taken", taken), ("leaving", leaving)]
+        {
+            self.standby.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 
     pub(super) fn park_seconds(&self, waited: Duration) {

@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::scheduler::{Action, Why};
+use crate::engine::ReplicaId;
+use crate::scheduler::{Action, PlaceKind, Why};
 
 /// Decisions kept of each function.
 const KEPT: usize = 64;
@@ -15,7 +16,7 @@ const KEPT: usize = 64;
 pub struct Decision {
     /// When.
     pub at: Timestamp,
-    /// What: `start`, `drain`, `resize`, `specialise`, `release`.
+    /// What: `start`, `drain`, `resize`, `specialise`, `release`; and `visit-failed`, a `specialise` that came to nothing.
     pub action: &'static str,
     /// Which container, where it is about one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -29,6 +30,9 @@ pub struct Decision {
     /// Whose container the worker belongs to: `own`, `standby`, `guest`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub place: Option<&'static str>,
+    /// Why it came to nothing, where it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
     /// The rule and the numbers it saw.
     #[serde(flatten)]
     pub why: Why,
@@ -45,6 +49,7 @@ impl Decision {
             cpu: None,
             memory: None,
             place: None,
+            trouble: None,
             why,
         };
         Some(match action {
@@ -61,6 +66,22 @@ impl Decision {
             }
             Action::Prepare { .. } | Action::GiveUp { .. } | Action::Clear { .. } => return None,
         })
+    }
+}
+
+impl Decision {
+    /// A visit to `host` that came to nothing, with the reason.
+    pub(super) fn failed_visit(host: &ReplicaId, reason: String, why: Why) -> Self {
+        Self {
+            at: Timestamp::now(),
+            action: "visit-failed",
+            replica: Some(host.0.clone()),
+            cpu: None,
+            memory: None,
+            place: Some(PlaceKind::Standby.name()),
+            trouble: Some(reason),
+            why,
+        }
     }
 }
 

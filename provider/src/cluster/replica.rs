@@ -1,6 +1,6 @@
 //! What the cluster keeps of a replica beside what the scheduler sees, and the route that requests take to it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::cell::Cell;
-use crate::engine::{ContainerId, Observed, ReplicaId};
+use crate::engine::{ContainerId, Observed, ReplicaId, Standby};
 use crate::lanes::Lanes;
 
 /// A replica's side that no decision looks at; beside its `ReplicaView`.
@@ -86,8 +86,8 @@ pub struct Route {
     pub control: SocketAddr,
     /// Lanes to its workers.
     pub lanes: Lanes,
-    /// The function that owns the container; any other is a guest there.
-    pub owner: FunctionKey,
+    /// The function that owns the container; any other is a guest there. A standby container has none.
+    pub owner: Option<FunctionKey>,
     /// Cancelled when the container has ended.
     pub gone: CancellationToken,
     /// The newest order to its watchdog; sent again after a break, until its worker reports.
@@ -99,18 +99,34 @@ pub struct Route {
 impl Route {
     /// The route to a running container; `None` when it has no address.
     pub(super) fn to(observed: &Observed) -> Option<Arc<Self>> {
-        let address = observed.address?;
-        Some(Arc::new(Self {
-            replica: observed.replica.clone(),
-            pool: Pool::new(SocketAddr::new(address, observed.http_port), PoolSettings::default()),
-            control: SocketAddr::new(address, observed.control_port),
-            lanes: Lanes::new(SocketAddr::new(address, observed.control_port)),
-            owner: observed.function.clone(),
+        let ports = (observed.http_port, observed.control_port);
+        let owner = Some(observed.function.clone());
+        Some(Self::new(observed.replica.clone(), owner, observed.address?, ports))
+    }
+
+    /// The route to a running standby container, known by the name it was made with; `None` when it has no address.
+    pub(super) fn to_standby(name: &ReplicaId, standby: &Standby) -> Option<Arc<Self>> {
+        let ports = (standby.http_port, standby.control_port);
+        Some(Self::new(name.clone(), None, standby.address?, ports))
+    }
+
+    fn new(
+        replica: ReplicaId,
+        owner: Option<FunctionKey>,
+        address: IpAddr,
+        (http, control): (u16, u16),
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            replica,
+            pool: Pool::new(SocketAddr::new(address, http), PoolSettings::default()),
+            control: SocketAddr::new(address, control),
+            lanes: Lanes::new(SocketAddr::new(address, control)),
+            owner,
             gone: CancellationToken::new(),
             orders: watch::Sender::new(None),
             in_flight: AtomicU32::new(0),
             idle: Notify::new(),
-        }))
+        })
     }
 
     /// Requests between the first byte sent and the last byte of the answer.

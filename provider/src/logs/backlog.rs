@@ -9,8 +9,8 @@ use futures_util::future::join_all;
 use futures_util::stream::BoxStream;
 use tracing::debug;
 
-use super::{LogRequest, Part, Position, TAIL_BYTES};
-use crate::engine::{ContainerId, Engine, EngineError, LogLine, LogQuery, ReplicaId};
+use super::{LogRequest, Part, Position, Sources, TAIL_BYTES};
+use crate::engine::{ContainerId, EngineError, LogLine, LogQuery, ReplicaId};
 
 type Lines = BoxStream<'static, Result<LogLine, EngineError>>;
 
@@ -35,13 +35,13 @@ impl Backlog {
     /// # Errors
     /// The engine's, when a log cannot be read for another reason than that its container has left.
     pub(super) async fn open(
-        engine: &dyn Engine,
+        sources: &Sources,
         parts: Vec<Part>,
         request: &LogRequest,
     ) -> Result<Self, EngineError> {
         let query = LogQuery { follow: false, tail: request.tail, since: request.since };
         let open = |part: Part| {
-            let mut lines = engine.logs(&part.container, query);
+            let mut lines = sources.lines(&request.key, &part.container, query);
             async move {
                 match lines.next().await {
                     Some(Err(EngineError::NotFound)) | None => Ok(None),

@@ -124,8 +124,8 @@ impl Follower {
 
     fn open(&mut self, part: Part, position: Position) {
         let since = position.last.or(self.request.since);
-        let lines =
-            self.sources.engine.logs(&part.container, LogQuery { follow: true, tail: None, since });
+        let query = LogQuery { follow: true, tail: None, since };
+        let lines = self.sources.lines(&self.request.key, &part.container, query);
         let mut replay = Replay(position);
         let end = part.container.clone();
         self.positions.insert(part.container.clone(), position);

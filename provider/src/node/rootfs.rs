@@ -225,6 +225,11 @@ impl Roots {
         self.store.hold(id)
     }
 
+    /// Whether a guest can be made of an image: its root is there, and its user is known and not root.
+    pub fn can_visit(&self, id: &RootId) -> bool {
+        self.store.facts(id).is_some_and(|facts| facts.user.is_some_and(|user| user.uid != 0))
+    }
+
     /// Where the root of an image stands.
     pub fn status(&self, id: &RootId) -> Status {
         match self.store.bytes(id) {

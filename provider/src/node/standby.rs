@@ -42,6 +42,15 @@ pub enum StandbyPolicyError {
 }
 
 impl StandbyPolicy {
+    /// No pool.
+    pub const OFF: Self = Self {
+        min: 0,
+        max: 0,
+        starts_at_once: 1,
+        refill_time: Duration::ZERO,
+        quiet_for: Duration::ZERO,
+    };
+
     /// From `min` to `max` containers, at most `starts_at_once` of them starting; a start takes about `refill_time`, and a
     /// pool shrinks when nothing needed its size for `quiet_for`.
     ///

@@ -29,6 +29,11 @@ pub struct NodeReport {
 }
 
 impl NodeView {
+    /// Whether the ability of this name is on.
+    pub fn has(&self, ability: &str) -> bool {
+        self.abilities.get(ability).is_some_and(|ability| ability.on)
+    }
+
     /// How it stands now.
     pub fn report(&self) -> NodeReport {
         NodeReport {

@@ -16,12 +16,12 @@ use crate::catalog::Function;
 use crate::cluster::Setback;
 use crate::engine::{EngineError, Image, ReplicaId, StartOrder};
 use crate::link::replica_key;
-use crate::scheduler::{Action, Grant, Why, WorkerPlace};
+use crate::scheduler::{Action, Grant, PlaceKind, Why, WorkerPlace};
 
 /// The first wait before stopping a replica is tried again.
-const STOP_RETRY_FIRST: Duration = Duration::from_millis(500);
+pub(super) const STOP_RETRY_FIRST: Duration = Duration::from_millis(500);
 /// The longest wait before stopping a replica is tried again.
-const STOP_RETRY_MOST: Duration = Duration::from_secs(30);
+pub(super) const STOP_RETRY_MOST: Duration = Duration::from_secs(30);
 
 /// The pause before a container that could not be resized is looked at again.
 const RESIZE_PAUSE: Duration = Duration::from_secs(1);
@@ -73,10 +73,19 @@ impl Reconciler {
             Action::Resize { function, replica, grant, why } => {
                 self.begin_resize(action, (function, replica), *grant, why);
             }
+            Action::Specialise { function, place, why } if place.kind != PlaceKind::Own => {
+                self.begin_visit(action, function, place, why);
+            }
             Action::Specialise { function, place, why } => {
                 let order =
                     Order::Specialise { worker: place.worker, epoch: place.epoch, work: Work::Own };
                 self.begin_order(action, (function, place), order, why);
+            }
+            Action::Release { function, place, why } if place.kind != PlaceKind::Own => {
+                let (standby, reason) = (&place.host.0, why.rule.name());
+                info!(%function, standby, reason, "visit is over");
+                // Its container is ended once it has finished what it serves; see `tend_standby`.
+                self.cluster.begin(action, None, now);
             }
             Action::Release { function, place, why } => {
                 let grace = self.settings.drain_timeout.as_millis();
@@ -190,15 +199,15 @@ impl Reconciler {
             Ok(observed) => {
                 info!("replica started");
                 if let Some(route) = self.cluster.started(&observed, self.now()) {
-                    self.follow(key.clone(), route);
+                    self.follow(route);
                 }
             }
             Err(setback) => self.cluster.start_failed(key, &replica, setback, self.now()),
         }
     }
 
-    /// What the engine is to start; an error when the revision has been superseded or its secrets cannot be read.
-    async fn order(
+    /// What the engine would start or is to start; an error when the revision has been superseded or its secrets cannot be read.
+    pub(super) async fn order(
         &self,
         key: &FunctionKey,
         revision: u64,

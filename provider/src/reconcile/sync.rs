@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use hyperfaas_protocol::FunctionKey;
 use tracing::{error, info, warn};
 
 use super::Reconciler;
@@ -57,9 +56,10 @@ impl Reconciler {
             let grant = function.map_or_else(Grant::default, |f| f.spec.scaling.initial);
             if let Some(route) = self.cluster.adopt(replica, grant, self.now()) {
                 adopted += 1;
-                self.follow(replica.function.clone(), route);
+                self.follow(route);
             }
         }
+        self.adopt_standby().await?;
         let facts = self.engine.prepare().await?;
         self.cluster.set_host(&facts);
         info!(version = facts.version, api = facts.api_version, adopted, "container engine ready");
@@ -69,10 +69,10 @@ impl Reconciler {
     }
 
     /// Follows the control link of a replica until the replica is gone.
-    pub(super) fn follow(self: &Arc<Self>, function: FunctionKey, route: Arc<Route>) {
+    pub(super) fn follow(self: &Arc<Self>, route: Arc<Route>) {
         let key = link::replica_key(self.catalog.master_key(), &route.replica);
         let cluster = Arc::clone(&self.cluster);
-        self.spawn(|_| link::follow(cluster, function, route, key));
+        self.spawn(|_| link::follow(cluster, route, key));
     }
 
     /// Lets the engine remove the secrets of revisions that are no longer wanted or running.

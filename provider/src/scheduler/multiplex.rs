@@ -26,13 +26,24 @@ pub(super) fn take_places(
     now: Moment,
     plan: &mut Plan,
 ) {
-    if budget.offers.is_empty() || function.image != ImageState::Present {
+    let is_able = function.image == ImageState::Present && function.may_visit;
+    if budget.offers.is_empty() || !is_able {
         return;
     }
     let need = need(function, policy, now);
     let Some(rule) = reason(function, scaling, need) else { return };
+    if let Some(failure) = function.visit_failure {
+        let retry_at = failure.last.after(policy.backoff(failure.count));
+        if now < retry_at {
+            plan.wake(retry_at);
+            return;
+        }
+    }
     let coming = function.guests.iter().filter(|g| g.state == WorkerState::Specialising).count();
-    let mut left = policy.specialisations_of_one.saturating_sub(coming).min(budget.specialisations);
+    // While nothing serves, one is enough to begin with: what one takes is not known before.
+    let at_once = if rule == Rule::Waiting { 1 } else { policy.specialisations_of_one };
+    let room = policy.guests_of_one.saturating_sub(function.guests.len());
+    let mut left = at_once.saturating_sub(coming).min(room).min(budget.specialisations);
     while left > 0 {
         let Some(index) = best(function, scaling, &budget.offers) else { return };
         let offer = budget.offers.swap_remove(index);
@@ -101,11 +112,18 @@ pub(super) fn give_back(
     let own_are_enough = (ready >= scale.desired.max(1) && fits_own(function, policy, now))
         || function.wanted.is_none();
     let is_idle = function.parked == 0 && function.in_flight() == 0;
+    // A guest of a revision that is no longer wanted goes as soon as something of the wanted one serves.
+    let is_over = |revision: u64| {
+        function.wanted.is_none()
+            || (revision != function.revision()
+                && function.ready().any(|replica| replica.revision == function.revision()))
+    };
     let serving = function.guests.iter().filter(|guest| {
         matches!(guest.state, WorkerState::Ready | WorkerState::Crashed)
-            && now.since(guest.since) >= policy.cool_for
+            && (now.since(guest.since) >= policy.cool_for || is_over(guest.revision))
     });
-    for guest in serving.filter(|_| own_are_enough || (scale.desired == 0 && is_idle)) {
+    let may_go = own_are_enough || (scale.desired == 0 && is_idle);
+    for guest in serving.filter(|guest| may_go || is_over(guest.revision)) {
         let kind = if guest.is_standby { PlaceKind::Standby } else { PlaceKind::Guest };
         let place = WorkerPlace {
             host: guest.host.clone(),

@@ -101,6 +101,8 @@ pub struct Policy {
     pub memory_low: u32,
     /// Workers of one function being specialised at the same time.
     pub specialisations_of_one: usize,
+    /// Most workers of containers that are not its own that one function has, so that others find some too.
+    pub guests_of_one: usize,
     /// Workers being specialised at the same time on one host.
     pub specialisations_at_once: usize,
     /// How often the slow tick looks for what can be given back.
@@ -139,6 +141,7 @@ impl Default for Policy {
             memory_high: 90,
             memory_low: 60,
             specialisations_of_one: 2,
+            guests_of_one: 4,
             specialisations_at_once: 8,
             tick: Duration::from_secs(1),
         }

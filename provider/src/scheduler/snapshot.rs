@@ -73,6 +73,10 @@ pub struct FunctionView {
     pub replicas: Vec<ReplicaView>,
     /// Workers of containers it does not own that serve it, or are about to.
     pub guests: Vec<GuestView>,
+    /// Whether it can be a guest: its image's root is there, and nothing is known against it.
+    pub may_visit: bool,
+    /// Failed visits since one last succeeded.
+    pub visit_failure: Option<Failure>,
     /// Failed starts of the wanted revision since one last succeeded.
     pub failure: Option<Failure>,
     /// Requests that wait for a place.
@@ -92,6 +96,8 @@ impl FunctionView {
             image: ImageState::Unknown,
             replicas: Vec::new(),
             guests: Vec::new(),
+            may_visit: true,
+            visit_failure: None,
             failure: None,
             parked: 0,
             traffic: Traffic::default(),
@@ -247,10 +253,14 @@ pub struct GuestView {
     pub worker: u8,
     /// The epoch of the order.
     pub epoch: u64,
+    /// The revision it was specialised to.
+    pub revision: u64,
     /// Where it stands.
     pub state: WorkerState,
     /// Requests it is serving.
     pub in_flight: u32,
+    /// Most it takes at once; 0 where that is unknown.
+    pub limit: u32,
     /// Whether the container has no owner.
     pub is_standby: bool,
     /// Since when it stands there.

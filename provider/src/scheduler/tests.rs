@@ -556,7 +556,35 @@ fn a_guest_place_is_asked_for_in_order_of_price_and_only_where_both_agreed() {
         offer("friend", Some("h"), Some("team")),
         offer("nobody", None, None),
     ];
-    assert_eq!(places(&view, offers.clone()), ["nobody", "friend"]);
+    assert_eq!(places(&view, offers.clone()), ["nobody"], "one is enough to begin with");
+    assert_eq!(places(&view, offers[..2].to_vec()), ["friend"]);
+    let served = |state, count: usize| {
+        let guest = |n: usize| GuestView {
+            host: ReplicaId(format!("taken{n}")),
+            worker: 1,
+            epoch: 1,
+            revision: 1,
+            state,
+            in_flight: 1,
+            limit: 0,
+            is_standby: true,
+            since: Moment::ZERO,
+        };
+        FunctionView { guests: (0..count).map(guest).collect(), ..view.clone() }
+    };
+    assert!(places(&served(WorkerState::Specialising, 1), offers.clone()).is_empty());
+    let more = served(WorkerState::Ready, 1);
+    assert_eq!(places(&more, offers.clone()), ["nobody", "friend"], "it cannot keep up");
+    assert_eq!(places(&served(WorkerState::Ready, 3), offers.clone()), ["nobody"]);
+    assert!(places(&served(WorkerState::Ready, 4), offers.clone()).is_empty(), "its share");
+    let unable = FunctionView { may_visit: false, ..view.clone() };
+    assert!(places(&unable, offers.clone()).is_empty(), "no root");
+    let failing = |ms| FunctionView {
+        visit_failure: Some(Failure { count: 1, last: Moment::from_millis(ms) }),
+        ..view.clone()
+    };
+    assert!(places(&failing(900), offers.clone()).is_empty(), "failed a moment ago");
+    assert_eq!(places(&failing(0), offers.clone()), ["nobody"]);
     let alone = Scaling::default();
     view.wanted = Some(Wanted { revision: 1, replicas: 1, call: 1, scaling: Arc::new(alone) });
     assert_eq!(places(&view, offers), ["nobody"]);
@@ -582,15 +610,25 @@ fn a_guest_leaves_when_the_owner_needs_its_place_or_its_own_replicas_are_enough(
         host: ReplicaId("elsewhere".into()),
         worker: 1,
         epoch: 9,
+        revision: 1,
         state: WorkerState::Ready,
         in_flight: 0,
+        limit: 0,
         is_standby: true,
         since: Moment::ZERO,
     });
-    let all = actions(&guest, vec![], 20_000);
-    let is_return =
-        |a: &Action| matches!(a, Action::Release { why, .. } if why.rule == Rule::HandedOver);
-    assert!(all.iter().any(is_return), "{all:?}");
+    let returns = |view: &FunctionView, ms| {
+        let is_return =
+            |a: &Action| matches!(a, Action::Release { why, .. } if why.rule == Rule::HandedOver);
+        actions(view, vec![], ms).iter().any(is_return)
+    };
+    assert!(returns(&guest, 20_000));
+    guest.guests[0].since = Moment::from_millis(19_000);
+    assert!(!returns(&guest, 20_000), "not after a moment");
+    guest.guests[0].revision = 7;
+    assert!(returns(&guest, 20_000), "but at once when it is of an older revision");
+    let deleted = FunctionView { wanted: None, ..guest };
+    assert!(returns(&deleted, 20_000));
 }
 
 proptest! {

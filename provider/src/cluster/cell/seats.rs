@@ -34,6 +34,29 @@ impl State {
                 }
             }
         }
+        self.seat_guests(uses_limits);
+    }
+
+    /// Adds the workers of containers that are not its own.
+    fn seat_guests(&mut self, uses_limits: bool) {
+        let configured = self.view.wanted.as_ref().and_then(|wanted| wanted.scaling.in_flight_max);
+        for (guest, side) in self.view.guests.iter().zip(&self.guests) {
+            if guest.state == WorkerState::Ready {
+                let limit = if guest.limit > 0 { guest.limit } else { configured.unwrap_or(0) };
+                self.seats.push(Seat {
+                    host: side.host,
+                    in_flight: guest.in_flight,
+                    limit: if uses_limits { limit } else { 0 },
+                    comfort: 0,
+                    worker: guest.worker,
+                    is_open: true,
+                    is_guest: true,
+                });
+            }
+        }
+        if !self.guests.is_empty() {
+            self.seats.sort_unstable_by_key(|seat| (seat.host, seat.worker));
+        }
     }
 
     /// Reserves a place on the best worker.
@@ -43,7 +66,13 @@ impl State {
         let seat = &mut self.seats[at];
         seat.in_flight += 1;
         let (host, worker) = (seat.host, seat.worker);
-        let index = self.sides.binary_search_by_key(&host, |side| side.host).ok()?;
+        let Ok(index) = self.sides.binary_search_by_key(&host, |side| side.host) else {
+            let index = self.guest_at(host)?;
+            let guest = &mut self.view.guests[index];
+            guest.in_flight += 1;
+            let route = Arc::clone(&self.guests[index].route);
+            return Some((route, WorkerRef { host, worker, epoch: guest.epoch }));
+        };
         let route = Arc::clone(self.sides[index].route()?);
         let view = &mut self.view.replicas[index].workers[usize::from(worker)];
         view.in_flight += 1;
@@ -53,17 +82,29 @@ impl State {
     /// Gives a place back; one of an earlier epoch is on nobody's account any more.
     pub(super) fn leave_seat(&mut self, worker: WorkerRef) {
         let Ok(index) = self.sides.binary_search_by_key(&worker.host, |side| side.host) else {
-            return;
+            return self.leave_guest(worker);
         };
         let view = &mut self.view.replicas[index].workers[usize::from(worker.worker)];
         if view.epoch != worker.epoch {
             return;
         }
         view.in_flight = view.in_flight.saturating_sub(1);
-        let at =
-            self.seats.binary_search_by_key(&(worker.host, worker.worker), |s| (s.host, s.worker));
-        if let Ok(at) = at {
-            self.seats[at].in_flight = view.in_flight;
+        let in_flight = view.in_flight;
+        self.note_seat(worker, in_flight);
+    }
+
+    fn leave_guest(&mut self, worker: WorkerRef) {
+        let Some(index) = self.guest_at(worker.host) else { return };
+        let guest = &mut self.view.guests[index];
+        guest.in_flight = guest.in_flight.saturating_sub(1);
+        let in_flight = guest.in_flight;
+        self.note_seat(worker, in_flight);
+    }
+
+    fn note_seat(&mut self, worker: WorkerRef, in_flight: u32) {
+        let place = (worker.host, worker.worker);
+        if let Ok(at) = self.seats.binary_search_by_key(&place, |seat| (seat.host, seat.worker)) {
+            self.seats[at].in_flight = in_flight;
         }
     }
 
@@ -77,6 +118,11 @@ impl State {
         let (Action::Specialise { place, .. } | Action::Release { place, .. }) = action else {
             return;
         };
+        if let (Action::Release { .. }, Some((guest, _))) = (action, self.find_guest(&place.host)) {
+            guest.state = WorkerState::Draining;
+            guest.since = now;
+            return;
+        }
         let Some((view, _)) = self.find(&place.host) else { return };
         let worker = &mut view.workers[usize::from(place.worker)];
         match action {

@@ -115,6 +115,11 @@ impl Store {
         state.roots.get(id).map(|known| known.facts.bytes)
     }
 
+    pub(super) fn facts(&self, id: &RootId) -> Option<Facts> {
+        let state = self.state.lock().expect("no panic while held");
+        state.roots.get(id).map(|known| known.facts.clone())
+    }
+
     pub(super) fn count(&self) -> usize {
         self.state.lock().expect("no panic while held").roots.len()
     }

@@ -1,0 +1,192 @@
+//! Functions in containers that are not their own: how a visit begins, stands, fails and ends.
+//!
+//! In: the scheduler's orders, what the hosts' watchdogs report. Out: seats of the function, its guests' log lines, reasons.
+//! Always: requests go to a guest only while its worker is ready under exactly the order's epoch; a visit that fails takes only
+//! itself out, so that those who wait go on waiting for what comes next; failures back off.
+
+use std::sync::Arc;
+
+use hyperfaas_protocol::FunctionKey;
+use hyperfaas_protocol::control::{LogLine, WorkerReport, WorkerState};
+use hyperfaas_protocol::moment::Moment;
+use tracing::warn;
+
+use super::Cluster;
+use super::cell::{Cell, State};
+use super::decisions::Decision;
+use super::replica::Route;
+use super::standby::Host;
+use crate::engine::ReplicaId;
+use crate::scheduler::{Action, Failure, GuestView, PlaceKind, Rule, Why};
+
+/// What no decision looks at; beside its [`GuestView`].
+#[derive(Debug)]
+pub(super) struct GuestSide {
+    /// Number of the container within the function, as a replica's.
+    pub(super) host: u64,
+    pub(super) route: Arc<Route>,
+}
+
+impl Cluster {
+    /// Counts a [`Action::Specialise`] in a container that is not the function's own as begun, before it runs; `None` when that
+    /// container has gone meanwhile.
+    pub fn begin_visit(&self, action: &Action, now: Moment) -> Option<Host> {
+        let Action::Specialise { function, place, .. } = action else { return None };
+        let host = self.take_standby(&place.host, function, now)?;
+        self.context.counters.began(action);
+        self.cell(function).begin_visit(action, Arc::clone(&host.route), now);
+        self.moved(function);
+        Some(host)
+    }
+
+    /// Where the visit of `key` to `host` stands; `None` when it is over.
+    pub fn visit(&self, key: &FunctionKey, host: &ReplicaId) -> Option<WorkerState> {
+        let cell = self.find(key)?;
+        let state = cell.lock();
+        state.view.guests.iter().find(|guest| guest.host == *host).map(|guest| guest.state)
+    }
+
+    /// A visit came to nothing, or ended unasked; its container is ended.
+    pub fn visit_failed(&self, key: &FunctionKey, host: &ReplicaId, reason: String, now: Moment) {
+        warn!(function = %key, standby = %host.0, reason, "visit failed");
+        self.context.counters.visits_failed.inc();
+        if let Some(cell) = self.find(key) {
+            cell.visit_failed(host, reason, now);
+        }
+        self.dismiss_standby(host);
+        self.moved(key);
+    }
+
+    /// A visit is over and its container gone.
+    pub fn visit_ended(&self, host: &ReplicaId) {
+        for (key, cell) in self.cells() {
+            if cell.guest_gone(host) {
+                return self.moved(&key);
+            }
+        }
+    }
+
+    pub(super) fn guest_reported(
+        &self,
+        key: &FunctionKey,
+        host: &ReplicaId,
+        report: &WorkerReport,
+        now: Moment,
+    ) {
+        let Some(cell) = self.find(key) else { return };
+        match cell.guest_reported(host, report, now) {
+            Ok(()) => self.moved(key),
+            Err(reason) => self.visit_failed(key, host, reason, now),
+        }
+    }
+
+    /// Keeps a guest's line for whoever reads the function's log.
+    pub(super) fn guest_said(&self, host: &ReplicaId, line: LogLine) {
+        let Some(key) = self.guest_of(host) else { return };
+        self.guest_logs.push(&key, host, line);
+    }
+}
+
+impl Cell {
+    fn begin_visit(&self, action: &Action, route: Arc<Route>, now: Moment) {
+        let Action::Specialise { place, .. } = action else { return };
+        let mut state = self.lock();
+        let host = state.new_host();
+        state.decisions_push(Decision::of(action, None));
+        let revision = state.view.revision();
+        state.view.guests.push(GuestView {
+            host: place.host.clone(),
+            worker: place.worker,
+            epoch: place.epoch,
+            revision,
+            state: WorkerState::Specialising,
+            in_flight: 0,
+            limit: 0,
+            is_standby: place.kind == PlaceKind::Standby,
+            since: now,
+        });
+        state.guests.push(GuestSide { host, route });
+        self.settle(state);
+    }
+
+    /// # Errors
+    /// Why the visit is over.
+    fn guest_reported(
+        self: &Arc<Self>,
+        host: &ReplicaId,
+        report: &WorkerReport,
+        now: Moment,
+    ) -> Result<(), String> {
+        let mut state = self.lock();
+        let Some((guest, _)) = state.find_guest(host) else { return Ok(()) };
+        // One that has not heard of its order yet says an older epoch.
+        if report.worker != guest.worker || report.epoch != guest.epoch {
+            return Ok(());
+        }
+        match report.state {
+            WorkerState::Ready if guest.state == WorkerState::Specialising => {
+                guest.state = WorkerState::Ready;
+                guest.since = now;
+                state.view.visit_failure = None;
+                self.settle_free(state, now);
+            }
+            WorkerState::Crashed | WorkerState::Generic if guest.state != WorkerState::Draining => {
+                let ended = || "its process ended".to_owned();
+                return Err(report.reason.clone().unwrap_or_else(ended));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    pub(super) fn guest_limit(self: &Arc<Self>, host: &ReplicaId, limit: u32, now: Moment) {
+        let mut state = self.lock();
+        if let Some((guest, _)) = state.find_guest(host) {
+            guest.limit = limit;
+            self.settle_free(state, now);
+        }
+    }
+
+    fn visit_failed(&self, host: &ReplicaId, reason: String, now: Moment) {
+        let mut state = self.lock();
+        if !state.remove_guest(host) {
+            return;
+        }
+        let count = state.view.visit_failure.map_or(0, |failure| failure.count);
+        state.view.visit_failure = Some(Failure { count: count + 1, last: now });
+        let why = Why::of(Rule::Waiting, &state.view, 0.0, now);
+        state.decisions_push(Some(Decision::failed_visit(host, reason, why)));
+        self.settle(state);
+    }
+
+    fn guest_gone(&self, host: &ReplicaId) -> bool {
+        let mut state = self.lock();
+        let was_there = state.remove_guest(host);
+        self.settle(state);
+        was_there
+    }
+}
+
+impl State {
+    pub(super) fn find_guest(
+        &mut self,
+        host: &ReplicaId,
+    ) -> Option<(&mut GuestView, &mut GuestSide)> {
+        let index = self.view.guests.iter().position(|guest| guest.host == *host)?;
+        Some((&mut self.view.guests[index], &mut self.guests[index]))
+    }
+
+    /// The guest in the container with this number.
+    pub(super) fn guest_at(&self, host: u64) -> Option<usize> {
+        self.guests.iter().position(|guest| guest.host == host)
+    }
+
+    fn remove_guest(&mut self, host: &ReplicaId) -> bool {
+        let Some(index) = self.view.guests.iter().position(|guest| guest.host == *host) else {
+            return false;
+        };
+        self.view.guests.remove(index);
+        self.guests.remove(index);
+        true
+    }
+}

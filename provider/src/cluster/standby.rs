@@ -1,0 +1,489 @@
+//! Containers without an owner: those that wait to be given a function, and those that have one as their guest.
+//!
+//! In: what the engine and the control links say of them. Out: places on offer for the scheduler, and what is to be started
+//! or ended so that the pool stays as large as it should be.
+//! Always: a container is on offer only while its watchdog can seal guests and its worker is generic; it is given away once and
+//! ended after its guest, so no function ever runs where another one has been; one that nobody knows the state of is ended.
+//! A lock of its own, never held together with a function's.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hyperfaas_protocol::FunctionKey;
+use hyperfaas_protocol::control::{Abilities, Load, Report, WORKERS, WorkerReport, WorkerState};
+use hyperfaas_protocol::moment::Moment;
+use serde::Serialize;
+use tokio::sync::Notify;
+use tracing::{debug, info, warn};
+
+use super::Cluster;
+use super::replica::Route;
+use crate::engine::{ContainerId, ReplicaId, Standby};
+use crate::node::standby::{Demand, Pool, Refill, StandbyPolicy, refill};
+use crate::scheduler::{Failure, NodeId, Offer};
+
+/// The worker of a standby container that is given a function; the other one stays as it is.
+pub(super) const GUESTS_WORKER: u8 = 1;
+/// The epoch of the only order it ever gets.
+pub(super) const GUESTS_EPOCH: u64 = 1;
+
+/// A running standby container.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// The engine's id.
+    pub container: ContainerId,
+    /// Its first process, as the engine's host numbers it.
+    pub pid: u32,
+    /// The way to it.
+    pub route: Arc<Route>,
+}
+
+/// How many there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct PoolCounts {
+    /// Ready to be given a function.
+    pub ready: usize,
+    /// Being started.
+    pub starting: usize,
+    /// Having a function.
+    pub taken: usize,
+    /// On their way out.
+    pub leaving: usize,
+}
+
+/// Something to be done about the pool.
+#[derive(Debug)]
+pub enum Tending {
+    /// Start one of this name.
+    Start(ReplicaId),
+    /// Let it finish what it serves, and end it.
+    End(ReplicaId, Host),
+}
+
+/// Where one stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Stand {
+    /// The engine has been told to start it.
+    Ordered,
+    /// It runs; its watchdog has not said everything yet.
+    Starting,
+    /// On offer.
+    Ready,
+    /// It has a function.
+    Taken(FunctionKey),
+    /// To be ended; whether somebody is at it.
+    Leaving { is_begun: bool },
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// The name it was made with, which its key comes from.
+    name: ReplicaId,
+    host: Option<Host>,
+    stand: Stand,
+    is_able: bool,
+    is_generic: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// `None`: there is no pool, and what is found is ended.
+    policy: Option<StandbyPolicy>,
+    entries: Vec<Entry>,
+    demand: Demand,
+    failure: Option<Failure>,
+}
+
+/// The pool and those that have left it.
+#[derive(Debug, Default)]
+pub(super) struct Standbys {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+impl Cluster {
+    /// Keeps a pool from now on, as `policy` says. `has_root` tells of an image, by its id, whether a guest can be made of it.
+    pub fn open_pool(
+        &self,
+        policy: StandbyPolicy,
+        has_root: impl Fn(&str) -> bool + Send + Sync + 'static,
+    ) {
+        self.context.open_visits(Box::new(has_root));
+        self.standbys.lock().policy = Some(policy);
+        self.standbys.changed.notify_one();
+    }
+
+    /// How many standby containers there are.
+    pub fn pool(&self) -> PoolCounts {
+        self.standbys.lock().counts()
+    }
+
+    /// Resolves once there may be something to tend.
+    pub async fn pool_changed(&self) {
+        self.standbys.changed.notified().await;
+    }
+
+    /// What is to be done about the pool at `now`; each thing is told once. New containers get their names from `name`.
+    pub fn tend(&self, name: impl Fn() -> ReplicaId, now: Moment) -> Vec<Tending> {
+        if !self.is_engine_up() {
+            return Vec::new();
+        }
+        let mut state = self.standbys.lock();
+        state.refill(self.policy.backoff_first, name, now)
+    }
+
+    /// A standby container runs: one that was ordered, or one that an earlier run has left. The route to it is returned, so
+    /// that its control link can be followed.
+    pub fn standby_started(
+        &self,
+        name: &ReplicaId,
+        standby: &Standby,
+        pid: u32,
+    ) -> Option<Arc<Route>> {
+        let route = Route::to_standby(name, standby)?;
+        let container = standby.container.clone();
+        let host = Host { container, pid, route: Arc::clone(&route) };
+        let mut state = self.standbys.lock();
+        match state.find(name) {
+            Some(entry) if entry.host.is_some() => return None,
+            Some(entry) => {
+                entry.host = Some(host);
+                if entry.stand == Stand::Ordered {
+                    entry.stand = Stand::Starting;
+                }
+            }
+            None => state.entries.push(Entry {
+                name: name.clone(),
+                host: Some(host),
+                stand: Stand::Starting,
+                is_able: false,
+                is_generic: false,
+            }),
+        }
+        state.failure = None;
+        Some(route)
+    }
+
+    /// Whether a standby container is known by its engine's id.
+    pub fn knows_standby(&self, container: &ContainerId) -> bool {
+        let is_it = |entry: &Entry| entry.is(container);
+        self.standbys.lock().entries.iter().any(is_it)
+    }
+
+    /// A standby container could not be started.
+    pub fn standby_failed(&self, name: &ReplicaId, now: Moment) {
+        let mut state = self.standbys.lock();
+        state.entries.retain(|entry| entry.name != *name);
+        let count = state.failure.map_or(0, |failure| failure.count);
+        state.failure = Some(Failure { count: count + 1, last: now });
+        drop(state);
+        self.pool_moved();
+    }
+
+    /// The watchdog of a standby container said something.
+    pub fn standby_reported(&self, name: &ReplicaId, report: Report, now: Moment) {
+        match report {
+            Report::Abilities(abilities) => self.standby_able(name, abilities),
+            Report::Worker(report) => self.standby_worker(name, &report, now),
+            Report::Refused { worker, epoch, reason } => {
+                warn!(standby = %name.0, worker, epoch, reason, "order refused");
+                if let Some(function) = self.guest_of(name) {
+                    self.visit_failed(&function, name, format!("order refused: {reason}"), now);
+                }
+            }
+            Report::Load(load) => self.guest_loaded(name, &load, now),
+            Report::Log(line) => self.guest_said(name, line),
+            Report::State { .. } | Report::Watermark(_) | Report::Unknown => {}
+        }
+    }
+
+    fn standby_able(&self, name: &ReplicaId, abilities: Abilities) {
+        let is_able =
+            abilities.guests && usize::from(abilities.workers) >= WORKERS && abilities.lanes > 0;
+        if !is_able {
+            warn!(standby = %name.0, ?abilities, "its watchdog cannot keep guests apart here: no standby containers");
+            let mut state = self.standbys.lock();
+            state.policy = None;
+            state.entries.iter_mut().for_each(Entry::leave_unless_taken);
+            drop(state);
+            return self.pool_moved();
+        }
+        self.standbys.with(name, |entry| {
+            entry.is_able = true;
+            entry.settle();
+        });
+        self.pool_moved();
+    }
+
+    fn standby_worker(&self, name: &ReplicaId, report: &WorkerReport, now: Moment) {
+        if report.worker != GUESTS_WORKER {
+            return;
+        }
+        if let Some(function) = self.guest_of(name) {
+            return self.guest_reported(&function, name, report, now);
+        }
+        self.standbys.with(name, |entry| {
+            if report.epoch == 0 && report.state == WorkerState::Generic {
+                entry.is_generic = true;
+                entry.settle();
+            } else if entry.stand == Stand::Starting {
+                // An earlier run has given it a function, and nobody knows any more what became of it.
+                entry.stand = Stand::Leaving { is_begun: false };
+            }
+        });
+        self.pool_moved();
+    }
+
+    /// Says how much a guest takes at once, as its watchdog measured it.
+    fn guest_loaded(&self, name: &ReplicaId, load: &Load, now: Moment) {
+        let Some(function) = self.guest_of(name) else { return };
+        let own = load.workers.map(|workers| workers[usize::from(GUESTS_WORKER)]);
+        let own = own.filter(|worker| worker.epoch == GUESTS_EPOCH);
+        if let (Some(limit), Some(cell)) =
+            (own.and_then(|worker| worker.in_flight_max), self.find(&function))
+        {
+            cell.guest_limit(name, u32::try_from(limit).unwrap_or(u32::MAX), now);
+        }
+    }
+
+    /// The engine's own list of standby containers: those that are not on it are gone.
+    pub fn retain_standby(&self, existing: &[Standby], now: Moment) {
+        let exists = |entry: &Entry| {
+            entry.host.as_ref().is_none_or(|host| {
+                existing.iter().any(|one| one.container == host.container && one.is_running)
+            })
+        };
+        let gone: Vec<_> = {
+            let state = self.standbys.lock();
+            let gone = state.entries.iter().filter(|entry| !exists(entry));
+            gone.filter_map(|entry| Some(entry.host.as_ref()?.container.clone())).collect()
+        };
+        for container in gone {
+            self.standby_died(&container, now);
+        }
+        self.pool_moved();
+    }
+
+    /// A container's main process ended; whether it was a standby container's.
+    pub(super) fn standby_died(&self, container: &ContainerId, now: Moment) -> bool {
+        let mut state = self.standbys.lock();
+        let Some(entry) = state.entries.iter_mut().find(|entry| entry.is(container)) else {
+            return false;
+        };
+        if let Some(host) = &entry.host {
+            host.route.gone.cancel();
+        }
+        let name = entry.name.clone();
+        let before = std::mem::replace(&mut entry.stand, Stand::Leaving { is_begun: false });
+        if let Stand::Leaving { is_begun } = before {
+            entry.stand = Stand::Leaving { is_begun };
+        }
+        drop(state);
+        if let Stand::Taken(function) = before {
+            self.visit_failed(&function, &name, "its container ended".into(), now);
+        }
+        self.pool_moved();
+        true
+    }
+
+    /// A standby container no longer exists; whether it was one.
+    pub fn standby_ended(&self, container: &ContainerId) -> bool {
+        let mut state = self.standbys.lock();
+        let Some(index) = state.entries.iter().position(|entry| entry.is(container)) else {
+            return false;
+        };
+        let entry = state.entries.remove(index);
+        drop(state);
+        if let Some(host) = entry.host {
+            host.route.gone.cancel();
+        }
+        self.pool_moved();
+        true
+    }
+
+    /// The workers that could take on a guest now.
+    pub(super) fn offers(&self) -> Vec<Offer> {
+        let state = self.standbys.lock();
+        let ready = state.entries.iter().filter(|entry| entry.stand == Stand::Ready);
+        ready.map(|entry| Entry::offer(&entry.name)).collect()
+    }
+
+    /// Whether one could take on a guest now.
+    pub(super) fn has_offer(&self) -> bool {
+        self.standbys.lock().entries.iter().any(|entry| entry.stand == Stand::Ready)
+    }
+
+    /// Gives a waiting container to `function`; `None` when it has gone meanwhile.
+    pub(super) fn take_standby(
+        &self,
+        name: &ReplicaId,
+        function: &FunctionKey,
+        now: Moment,
+    ) -> Option<Host> {
+        let mut state = self.standbys.lock();
+        state.demand.take(now);
+        let entry = state.find(name).filter(|entry| entry.stand == Stand::Ready)?;
+        let host = entry.host.clone()?;
+        entry.stand = Stand::Taken(function.clone());
+        drop(state);
+        self.pool_moved();
+        Some(host)
+    }
+
+    /// Nothing was on offer when one was wanted.
+    pub(super) fn missed_standby(&self, now: Moment) {
+        let mut state = self.standbys.lock();
+        if state.policy.is_some() {
+            state.demand.take(now);
+            drop(state);
+            self.standbys.changed.notify_one();
+        }
+    }
+
+    /// A container has done what it was taken for, or cannot: it is to be ended.
+    pub(super) fn dismiss_standby(&self, name: &ReplicaId) {
+        self.standbys.with(name, |entry| {
+            if !matches!(entry.stand, Stand::Leaving { .. }) {
+                entry.stand = Stand::Leaving { is_begun: false };
+            }
+        });
+        self.pool_moved();
+    }
+
+    /// The function that a container has been given.
+    pub(super) fn guest_of(&self, name: &ReplicaId) -> Option<FunctionKey> {
+        match &self.standbys.lock().find(name)?.stand {
+            Stand::Taken(function) => Some(function.clone()),
+            _ => None,
+        }
+    }
+
+    /// Has the pool looked at.
+    pub(super) fn tend_again(&self) {
+        self.standbys.changed.notify_one();
+    }
+
+    fn pool_moved(&self) {
+        let counts = self.pool();
+        self.context.counters.pool(counts);
+        debug!(?counts, "standby containers");
+        self.standbys.changed.notify_one();
+    }
+}
+
+impl Standbys {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with(&self, name: &ReplicaId, change: impl FnOnce(&mut Entry)) {
+        if let Some(entry) = self.lock().find(name) {
+            change(entry);
+        }
+    }
+}
+
+impl State {
+    fn find(&mut self, name: &ReplicaId) -> Option<&mut Entry> {
+        self.entries.iter_mut().find(|entry| entry.name == *name)
+    }
+
+    fn counts(&self) -> PoolCounts {
+        let mut counts = PoolCounts::default();
+        for entry in &self.entries {
+            *match entry.stand {
+                Stand::Ordered | Stand::Starting => &mut counts.starting,
+                Stand::Ready => &mut counts.ready,
+                Stand::Taken(_) => &mut counts.taken,
+                Stand::Leaving { .. } => &mut counts.leaving,
+            } += 1;
+        }
+        counts
+    }
+
+    /// Orders what is missing, lets go what is too many, and says whom to end.
+    fn refill(
+        &mut self,
+        pause: std::time::Duration,
+        name: impl Fn() -> ReplicaId,
+        now: Moment,
+    ) -> Vec<Tending> {
+        let mut todo = Vec::new();
+        match self.policy {
+            Some(policy) => {
+                self.demand.forget(&policy, now);
+                let counts = self.counts();
+                let small = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+                let pool = Pool { ready: small(counts.ready), starting: small(counts.starting) };
+                let may_start = self.failure.is_none_or(|failure| {
+                    now >= failure.last.after(pause.saturating_mul(failure.count.min(60)))
+                });
+                match refill(&self.demand, &policy, pool, now) {
+                    Refill::Start(count) if may_start => {
+                        todo.extend((0..count).map(|_| Tending::Start(self.order(name()))));
+                    }
+                    Refill::Stop(count) => self.let_go(count),
+                    Refill::Keep | Refill::Start(_) => {}
+                }
+            }
+            None => self.entries.iter_mut().for_each(Entry::leave_unless_taken),
+        }
+        for entry in &mut self.entries {
+            if let (Stand::Leaving { is_begun }, Some(host)) = (&mut entry.stand, &entry.host)
+                && !std::mem::replace(is_begun, true)
+            {
+                todo.push(Tending::End(entry.name.clone(), host.clone()));
+            }
+        }
+        todo
+    }
+
+    fn order(&mut self, name: ReplicaId) -> ReplicaId {
+        self.entries.push(Entry {
+            name: name.clone(),
+            host: None,
+            stand: Stand::Ordered,
+            is_able: false,
+            is_generic: false,
+        });
+        name
+    }
+
+    fn let_go(&mut self, count: u32) {
+        let ready = self.entries.iter_mut().filter(|entry| entry.stand == Stand::Ready);
+        for entry in ready.take(usize::try_from(count).unwrap_or(usize::MAX)) {
+            info!(standby = %entry.name.0, "one standby container less is enough");
+            entry.stand = Stand::Leaving { is_begun: false };
+        }
+    }
+}
+
+impl Entry {
+    fn is(&self, container: &ContainerId) -> bool {
+        self.host.as_ref().is_some_and(|host| host.container == *container)
+    }
+
+    /// On offer once everything is known of it.
+    fn settle(&mut self) {
+        if self.stand == Stand::Starting && self.is_able && self.is_generic {
+            self.stand = Stand::Ready;
+        }
+    }
+
+    fn leave_unless_taken(&mut self) {
+        if matches!(self.stand, Stand::Starting | Stand::Ready) {
+            self.stand = Stand::Leaving { is_begun: false };
+        }
+    }
+
+    fn offer(name: &ReplicaId) -> Offer {
+        Offer {
+            host: name.clone(),
+            worker: GUESTS_WORKER,
+            epoch: GUESTS_EPOCH,
+            node: NodeId::default(),
+            owner: None,
+            share: None,
+            owner_in_flight: 0,
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Keeps the pool of standby containers as large as it should be, and ends those that have served.
+//!
+//! In: what the cluster says is to be tended. Out: containers started, followed, ended.
+//! Always: one that an earlier run of this provider has left is taken over when it still has its first name and both its workers
+//! turn out to be generic; any other is ended: whoever it served is gone with that run.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyperfaas_protocol::control::{Boot, CONTROL_PORT, FUNCTION_PORT, LINK_VERSION};
+use hyperfaas_protocol::image::FunctionKind;
+use tokio::time::{sleep, timeout};
+use tracing::{Instrument, debug, info, info_span, warn};
+use uuid::Uuid;
+
+use super::Reconciler;
+use super::actions::{STOP_RETRY_FIRST, STOP_RETRY_MOST};
+use crate::cluster::{Host, Tending};
+use crate::engine::{Bounds, ContainerId, EngineError, ReplicaId, Standby, StandbyOrder};
+use crate::link::replica_key;
+
+/// Before the random part of a standby container's first name.
+const NAME: &str = "standby.";
+/// How often the pool is looked at when nothing happens: it shrinks with time.
+const TICK: Duration = Duration::from_secs(5);
+/// How long one without a function may take to end: it has nothing to finish.
+const GRACE: Duration = Duration::from_secs(1);
+
+impl Reconciler {
+    /// Starts and ends standby containers until shutdown.
+    pub(super) async fn tend_standby(self: Arc<Self>) {
+        loop {
+            for one in self.cluster.tend(new_name, self.now()) {
+                match one {
+                    Tending::Start(name) => self.spawn(|this| {
+                        let span = info_span!("start standby", standby = %name.0);
+                        async move { this.start_standby(name).await }.instrument(span)
+                    }),
+                    Tending::End(name, host) => self.spawn(|this| {
+                        let span = info_span!("end standby", standby = %name.0);
+                        async move { this.end_standby(&name, host).await }.instrument(span)
+                    }),
+                }
+            }
+            // Whichever comes first; a word that came meanwhile is not lost.
+            let _ = timeout(TICK, self.cluster.pool_changed()).await;
+        }
+    }
+
+    async fn start_standby(self: &Arc<Self>, name: ReplicaId) {
+        let key = replica_key(self.catalog.master_key(), &name);
+        let order = StandbyOrder { name: name.clone(), boot: boot(key), limits: Bounds::default() };
+        if let Err(error) = self.try_start_standby(&name, order).await {
+            warn!(%error, "standby container not started");
+            self.cluster.standby_failed(&name, self.now());
+        }
+    }
+
+    async fn try_start_standby(
+        self: &Arc<Self>,
+        name: &ReplicaId,
+        order: StandbyOrder,
+    ) -> Result<(), EngineError> {
+        let standby = self.engine.start_standby(order).await?;
+        match self.take_on(name, &standby).await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                self.discard(&standby.container).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Follows a running standby container.
+    async fn take_on(
+        self: &Arc<Self>,
+        name: &ReplicaId,
+        standby: &Standby,
+    ) -> Result<(), EngineError> {
+        let pid = self.engine.process(&standby.container).await?;
+        let route = self.cluster.standby_started(name, standby, pid);
+        let ended = || EngineError::Refused("its container ended at once".into());
+        self.follow(route.ok_or_else(ended)?);
+        Ok(())
+    }
+
+    /// Lets one finish what it serves, and ends it.
+    async fn end_standby(&self, name: &ReplicaId, host: Host) {
+        let (drain, route) = (self.settings.drain_timeout, &host.route);
+        if timeout(drain, route.idle()).await.is_err() {
+            warn!(in_flight = route.in_flight(), "requests still running at the drain deadline");
+        }
+        self.discard(&host.container).await;
+        self.cluster.visit_ended(name);
+        self.cluster.standby_ended(&host.container);
+        debug!("standby container removed");
+    }
+
+    /// Ends a container and what is known of its slots; tries again until the engine has done it.
+    async fn discard(&self, container: &ContainerId) {
+        let mut wait = STOP_RETRY_FIRST;
+        while let Err(error) = self.engine.stop(container, GRACE).await {
+            warn!(%error, "standby container not stopped yet");
+            sleep(wait).await;
+            wait = (wait * 2).min(STOP_RETRY_MOST);
+        }
+        if let Some(guests) = &self.guests {
+            guests.slots.forget(container);
+        }
+    }
+
+    /// Takes over the standby containers of an earlier run that wait, and ends the others.
+    pub(super) async fn adopt_standby(self: &Arc<Self>) -> Result<(), EngineError> {
+        let found = self.engine.list_standby().await?;
+        self.cluster.retain_standby(&found, self.now());
+        for standby in found {
+            if self.cluster.knows_standby(&standby.container) {
+                continue;
+            }
+            let is_fresh = standby.is_running && is_first_name(&standby.name);
+            let is_of_use = is_fresh && self.guests.is_some();
+            if is_of_use && self.take_on(&standby.name, &standby).await.is_ok() {
+                info!(standby = standby.name.0, "standby container taken over");
+                continue;
+            }
+            info!(standby = standby.name.0, "standby container of an earlier run is ended");
+            self.spawn(|this| async move { this.discard(&standby.container).await });
+        }
+        Ok(())
+    }
+}
+
+/// A name that no standby container ever had.
+fn new_name() -> ReplicaId {
+    let random = Uuid::new_v4().simple().to_string();
+    ReplicaId(format!("{NAME}{}", &random[..12]))
+}
+
+/// Whether a container still has the name that it was made with: nothing has been served there, as far as one can tell.
+fn is_first_name(name: &ReplicaId) -> bool {
+    name.0.strip_prefix(NAME).is_some_and(|random| !random.contains('.'))
+}
+
+/// What a standby container is called while it serves `function`, in the engine's own list.
+pub(super) fn name_with(function: &hyperfaas_protocol::FunctionKey, name: &ReplicaId) -> ReplicaId {
+    ReplicaId(format!("{}.{}.{}", function.namespace, function.name, name.0))
+}
+
+fn boot(key: String) -> Boot {
+    Boot {
+        version: LINK_VERSION,
+        key,
+        control_port: CONTROL_PORT,
+        http_port: FUNCTION_PORT,
+        kind: FunctionKind::Watchdog,
+        entrypoint: Vec::new(),
+        command: Vec::new(),
+        user: String::new(),
+        has_home: false,
+        is_standby: true,
+        in_flight_max: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyperfaas_protocol::{FunctionKey, FunctionName, Namespace};
+
+    use super::*;
+
+    #[test]
+    fn a_name_tells_whether_anything_was_served_there() {
+        let name = new_name();
+        assert!(is_first_name(&name));
+        let function = FunctionKey {
+            namespace: Namespace::parse("standby").unwrap(),
+            name: FunctionName::parse("f").unwrap(),
+        };
+        let taken = name_with(&function, &name);
+        assert!(!is_first_name(&taken), "{}", taken.0);
+        assert!(taken.0.starts_with("standby.f.standby."));
+    }
+}
