@@ -5,5 +5,6 @@
 mod contract;
 mod e2e;
 mod golden;
+mod lanes;
 mod sim;
 mod support;

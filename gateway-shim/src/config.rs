@@ -9,10 +9,14 @@ use std::time::Duration;
 
 use hyperfaas_http::auth::BasicAuth;
 use hyperfaas_http::config::{Settings, SettingsError};
-use hyperfaas_http::{PoolSettings, ServeLimits};
+use hyperfaas_http::{PoolSettings, ServeLimits, Tls};
 use hyperfaas_protocol::names::DEFAULT_NAMESPACE;
 
+use crate::callback::CallbackPolicy;
+use crate::queue::QueueSettings;
+use crate::trace::TraceSettings;
 use crate::upstream::Upstream;
+use crate::users::Users;
 
 /// Port of the gateway; the OpenFaaS gateway has the same one fixed.
 const PORT: u16 = 8080;
@@ -26,13 +30,33 @@ const SECRET_MOUNT_PATH: &str = "/run/secrets/";
 /// Port of the gateway's metrics; the OpenFaaS gateway has the same one fixed.
 const METRICS_PORT: u16 = 8082;
 
+/// Where the queue of a gateway that is a process of its own is kept.
+const QUEUE_DIR: &str = "/var/lib/hyperfaas-gateway";
+/// Names that directory, or turns asynchronous calls off.
+const QUEUE_DIR_NAME: &str = "HYPERFAAS_ASYNC_DIR";
+/// Names the users file.
+const USERS_FILE_NAME: &str = "HYPERFAAS_USERS_FILE";
+/// Name the files of certificate chain and key, PEM.
+const TLS_CERT_NAME: &str = "HYPERFAAS_TLS_CERT";
+const TLS_KEY_NAME: &str = "HYPERFAAS_TLS_KEY";
+/// Largest limit of an asynchronous call's body, in bytes: each is in memory while it is delivered.
+const ASYNC_BODY_MAX: usize = 16 << 20;
+
 /// What the gateway's routes need.
 #[derive(Debug, Clone)]
 pub struct GatewayConfig {
     /// Who may use `/system`; `None` leaves it open.
     pub auth: Option<BasicAuth>,
+    /// Further users of `/system`, beside the one of `auth`; without effect when that is `None`.
+    pub users: Option<Users>,
     /// Longest wait for a provider's answer to begin, while the request's body makes no progress; `None` waits for ever.
     pub upstream_timeout: Option<Duration>,
+    /// Where answers of asynchronous calls may be sent.
+    pub callbacks: CallbackPolicy,
+    /// Where spans go; `None`: trace context just passes.
+    pub traces: Option<TraceSettings>,
+    /// Whether functions are called by the schedules in their annotations.
+    pub cron: bool,
 }
 
 /// What the gateway as a process needs.
@@ -54,6 +78,14 @@ pub struct ProcessConfig {
     pub logs: Option<Upstream>,
     /// Limits of the server.
     pub limits: ServeLimits,
+    /// The certificate, when the gateway speaks TLS.
+    pub tls: Option<Tls>,
+    /// The queue of asynchronous calls; `None` when it is off.
+    pub queue: Option<QueueSettings>,
+    /// A Prometheus server that scrapes this gateway, if one is named.
+    pub prometheus: Option<Upstream>,
+    /// Whether the queue was asked for, so that the gateway must not start without it.
+    pub needs_queue: bool,
 }
 
 impl ProcessConfig {
@@ -82,20 +114,146 @@ impl ProcessConfig {
         }
         let logs = upstream(&mut settings, "logs_provider_url", pool);
         let auth = auth(&mut settings);
+        let users = users(&mut settings);
+        let tls = tls(&mut settings);
+        let queue = queue(&mut settings, Path::new(QUEUE_DIR));
+        let needs_queue = settings.text(QUEUE_DIR_NAME).is_some();
+        let callbacks = callbacks(&settings);
+        let traces = traces(&mut settings);
+        let cron = cron(&mut settings);
+        let prometheus = prometheus(&mut settings);
         match (ip, provider) {
             (Ok(ip), Some(provider)) => settings.finish(Self {
                 address: SocketAddr::new(ip, port),
                 metrics_address: metrics_port.map(|port| SocketAddr::new(ip, port)),
                 needs_metrics,
                 namespace,
-                gateway: GatewayConfig { auth, upstream_timeout },
+                gateway: GatewayConfig { auth, users, upstream_timeout, callbacks, traces, cron },
                 provider,
                 logs,
                 limits,
+                tls,
+                queue,
+                prometheus,
+                needs_queue,
             }),
             _ => Err(settings.finish(()).expect_err("whatever is missing was recorded")),
         }
     }
+}
+
+/// The queue's settings, kept in `directory` unless another one is named; `off` turns it off.
+pub fn queue(settings: &mut Settings<'_>, directory: &Path) -> Option<QueueSettings> {
+    let directory = match settings.text(QUEUE_DIR_NAME) {
+        None => directory.to_owned(),
+        Some(text) if text == "off" => return None,
+        Some(text) => text.into(),
+    };
+    let defaults = QueueSettings::new(directory);
+    let queue = QueueSettings {
+        depth_max: settings.integer("HYPERFAAS_ASYNC_DEPTH_MAX", defaults.depth_max),
+        bytes_max: settings.integer("HYPERFAAS_ASYNC_BYTES_MAX", defaults.bytes_max),
+        body_max: settings.integer("HYPERFAAS_ASYNC_BODY_MAX", defaults.body_max),
+        workers: settings.integer("HYPERFAAS_ASYNC_WORKERS", defaults.workers),
+        concurrency: settings.integer("HYPERFAAS_ASYNC_CONCURRENCY", defaults.concurrency),
+        dead_max: settings.integer("HYPERFAAS_ASYNC_DEAD_MAX", defaults.dead_max),
+        ..defaults
+    };
+    if queue.body_max > ASYNC_BODY_MAX {
+        settings.mistake("HYPERFAAS_ASYNC_BODY_MAX", "must be at most 16777216 (16 MiB)");
+    }
+    for (name, value) in [
+        ("HYPERFAAS_ASYNC_WORKERS", queue.workers),
+        ("HYPERFAAS_ASYNC_CONCURRENCY", queue.concurrency),
+    ] {
+        if value == 0 {
+            settings.mistake(name, "must be at least 1");
+        }
+    }
+    Some(queue)
+}
+
+/// The Prometheus server that the OpenFaaS gateway's variables name, if they are set.
+pub fn prometheus(settings: &mut Settings<'_>) -> Option<Upstream> {
+    let host = settings.text("faas_prometheus_host")?;
+    let port: u16 = settings.integer("faas_prometheus_port", 9090);
+    match Upstream::from_url(&format!("http://{host}:{port}"), PoolSettings::default()) {
+        Ok(prometheus) => Some(prometheus),
+        Err(_) => {
+            settings.mistake("faas_prometheus_host", "must be a host name or an address");
+            None
+        }
+    }
+}
+
+/// Whether functions are called by their schedules; `off` turns that off.
+pub fn cron(settings: &mut Settings<'_>) -> bool {
+    match settings.text("HYPERFAAS_CRON").as_deref() {
+        None | Some("on") => true,
+        Some("off") => false,
+        Some(_) => {
+            settings.mistake("HYPERFAAS_CRON", "must be on or off");
+            false
+        }
+    }
+}
+
+/// Where spans go, by OpenTelemetry's own variables.
+pub fn traces(settings: &mut Settings<'_>) -> Option<TraceSettings> {
+    let exact = settings.text("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT");
+    let (name, url) = match (exact, settings.text("OTEL_EXPORTER_OTLP_ENDPOINT")) {
+        (Some(url), _) => ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", url),
+        (None, Some(url)) => {
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("{}/v1/traces", url.trim_end_matches('/')))
+        }
+        (None, None) => return None,
+    };
+    let service = settings.text_or("OTEL_SERVICE_NAME", "hyperfaas-gateway");
+    match Upstream::from_url(&url, PoolSettings::default()) {
+        Ok(collector) => Some(TraceSettings { collector, service }),
+        Err(error) => {
+            settings.mistake(name, &error.to_string());
+            None
+        }
+    }
+}
+
+/// The users file that is named, if any.
+pub fn users(settings: &mut Settings<'_>) -> Option<Users> {
+    let path = settings.text(USERS_FILE_NAME)?;
+    if !settings.flag("basic_auth") {
+        settings.mistake(USERS_FILE_NAME, "needs basic_auth, or everything is open");
+    }
+    match Users::from_file(Path::new(&path)) {
+        Ok(users) => Some(users),
+        Err(error) => {
+            settings.mistake(USERS_FILE_NAME, &error.to_string());
+            None
+        }
+    }
+}
+
+/// The certificate and key that are named, if any.
+pub fn tls(settings: &mut Settings<'_>) -> Option<Tls> {
+    let (certificate, key) = (settings.text(TLS_CERT_NAME), settings.text(TLS_KEY_NAME));
+    let (Some(certificate), Some(key)) = (&certificate, &key) else {
+        if certificate.is_some() || key.is_some() {
+            settings.mistake(TLS_CERT_NAME, &format!("and {TLS_KEY_NAME} belong together"));
+        }
+        return None;
+    };
+    match Tls::from_files(Path::new(certificate), Path::new(key)) {
+        Ok(tls) => Some(tls),
+        Err(error) => {
+            settings.mistake(TLS_CERT_NAME, &error.to_string());
+            None
+        }
+    }
+}
+
+/// Where callbacks may go.
+pub fn callbacks(settings: &Settings<'_>) -> CallbackPolicy {
+    CallbackPolicy { allows_loopback: settings.flag("HYPERFAAS_CALLBACK_LOOPBACK") }
 }
 
 /// The metrics' port; `off` turns them off.

@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use crate::error::{chain, not_found, refusal};
 use crate::routes::Gateway;
+use crate::trace::{Kind, Span};
 
 /// Path prefix of invocations.
 const PREFIX: &str = "/function/";
@@ -43,12 +44,24 @@ pub(crate) async fn invoke(State(gateway): State<Arc<Gateway>>, mut request: Req
         return call.mark_response(not_found());
     };
     let mut invocation = gateway.metrics.begin(&function);
-    let response = match gateway.provider.call(request, gateway.upstream_timeout).await {
-        Ok(response) => response,
-        Err(error) => refuse(&error, &function, &call),
-    };
+    let mut span = Span::begin(&gateway, &mut request, &function, Kind::Server);
+    let answer = send(&gateway, request, invocation.function()).await;
+    let response = answer.unwrap_or_else(|error| refuse(&error, &function, &call));
     invocation.answered(response.status());
-    call.mark_response(response.map(|body| hold(body, invocation)))
+    span.answered(response.status());
+    call.mark_response(response.map(|body| hold(body, (invocation, span))))
+}
+
+/// Sends a call to the provider; the time its function asks for by label goes before the gateway's own.
+async fn send(
+    gateway: &Arc<Gateway>,
+    request: Request,
+    function: &str,
+) -> Result<Response, ForwardError> {
+    match gateway.look_up_soon(function).await.settings().timeout {
+        Some(limit) => gateway.provider.call_within(request, Some(limit)).await,
+        None => gateway.provider.call(request, gateway.upstream_timeout).await,
+    }
 }
 
 fn refuse(error: &ForwardError, function: &str, call: &Call) -> Response {
@@ -59,28 +72,33 @@ fn refuse(error: &ForwardError, function: &str, call: &Call) -> Response {
     response
 }
 
+/// Whether an answer is not the function's own.
+pub(crate) fn is_internal(headers: &HeaderMap) -> bool {
+    headers.contains_key(X_OPENFAAS_INTERNAL)
+}
+
 /// What identifies one call.
-struct Call {
-    id: HeaderValue,
+pub(crate) struct Call {
+    pub(crate) id: HeaderValue,
     start_time: HeaderValue,
 }
 
 impl Call {
     /// The call that arrived with `headers`; one without an id gets a random one.
-    fn begin(headers: &HeaderMap, now: Timestamp) -> Self {
+    pub(crate) fn begin(headers: &HeaderMap, now: Timestamp) -> Self {
         let given = headers.get(X_CALL_ID).filter(|id| !id.is_empty()).cloned();
         let id = given.unwrap_or_else(|| ascii(Uuid::new_v4().to_string()));
         Self { id, start_time: ascii(now.as_nanosecond().to_string()) }
     }
 
     /// A caller's own start time stays in front of ours, as in the OpenFaaS gateway.
-    fn mark_request(&self, headers: &mut HeaderMap) {
+    pub(crate) fn mark_request(&self, headers: &mut HeaderMap) {
         headers.insert(X_CALL_ID, self.id.clone());
         headers.append(X_START_TIME, self.start_time.clone());
     }
 
     /// Adds the call's headers; what the function set itself stays.
-    fn mark_response(&self, mut response: Response<Body>) -> Response<Body> {
+    pub(crate) fn mark_response(&self, mut response: Response<Body>) -> Response<Body> {
         let headers = response.headers_mut();
         for (name, value) in
             [(X_CALL_ID, &self.id), (X_START_TIME, &self.start_time), (X_SERVED_BY, &SERVED_BY)]
@@ -93,6 +111,6 @@ impl Call {
     }
 }
 
-fn ascii(text: String) -> HeaderValue {
+pub(crate) fn ascii(text: String) -> HeaderValue {
     HeaderValue::try_from(text).expect("ids and numbers are header characters")
 }

@@ -7,17 +7,17 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use http::StatusCode;
 use http::header::CONTENT_TYPE;
-use http::{StatusCode, Uri};
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use serde::Deserialize;
 use tokio::time::{Instant, timeout};
@@ -45,6 +45,95 @@ pub(crate) struct Metrics {
     seconds: HistogramVec,
     functions: RwLock<HashMap<String, Arc<Counted>>>,
     is_full: AtomicBool,
+    /// Calls before the start, as far as known.
+    earlier: OnceLock<HashMap<String, u64>>,
+    /// Of asynchronous calls.
+    pub(crate) queue: QueueMetrics,
+    /// Of calls by schedule.
+    pub(crate) cron: CronMetrics,
+}
+
+/// Counts of calls by schedule.
+pub(crate) struct CronMetrics {
+    calls: IntCounterVec,
+    schedules: IntGauge,
+}
+
+impl CronMetrics {
+    fn new() -> Self {
+        let help = "Calls by schedule: called, or kept for the queue to call; or failed";
+        let schedules = IntGauge::new("gateway_cron_schedules", "Schedules that are followed");
+        Self {
+            calls: counter("gateway_cron_calls_total", help, &["result"]),
+            schedules: schedules.expect("the name is valid"),
+        }
+    }
+
+    /// A call was `called` or has `failed`.
+    pub(crate) fn called(&self, result: &str) {
+        self.calls.with_label_values(&[result]).inc();
+    }
+
+    /// So many schedules are followed.
+    pub(crate) fn schedules(&self, count: usize) {
+        self.schedules.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+}
+
+/// Counts of asynchronous calls.
+pub(crate) struct QueueMetrics {
+    accepted: IntCounterVec,
+    delivered: IntCounterVec,
+    callbacks: IntCounterVec,
+}
+
+impl QueueMetrics {
+    fn new() -> Self {
+        let result = &["result"];
+        Self {
+            accepted: counter(
+                "gateway_async_calls_total",
+                "Asynchronous calls, accepted or refused",
+                result,
+            ),
+            delivered: counter(
+                "gateway_async_attempts_total",
+                "Attempts to deliver asynchronous calls, by what came of them",
+                result,
+            ),
+            callbacks: counter(
+                "gateway_async_callbacks_total",
+                "Callbacks, sent or failed",
+                result,
+            ),
+        }
+    }
+
+    /// A call was `accepted` or `refused`.
+    pub(crate) fn accepted(&self, result: &str) {
+        self.accepted.with_label_values(&[result]).inc();
+    }
+
+    /// An attempt ended in `delivered`, `retried`, or the reason for giving up.
+    pub(crate) fn delivered(&self, result: &str) {
+        self.delivered.with_label_values(&[result]).inc();
+    }
+
+    /// A callback was `sent` or has `failed`.
+    pub(crate) fn called_back(&self, result: &str) {
+        self.callbacks.with_label_values(&[result]).inc();
+    }
+}
+
+/// What waits at a scrape.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    /// Whether there is a queue at all.
+    is_there: bool,
+    dead: u64,
+    running: usize,
+    /// Function, messages, age of the oldest in seconds.
+    functions: Vec<(Arc<str>, u64, f64)>,
 }
 
 /// One function's counts.
@@ -72,10 +161,16 @@ impl Metrics {
         let options = HistogramOpts::new("gateway_functions_seconds", "Time of function calls");
         let seconds = HistogramVec::new(options, by_code).expect("names and labels are valid");
         let registry = Registry::new();
+        let (queue, cron) = (QueueMetrics::new(), CronMetrics::new());
         for collector in [
             Box::new(started.clone()) as Box<dyn Collector>,
             Box::new(finished.clone()),
             Box::new(seconds.clone()),
+            Box::new(queue.accepted.clone()),
+            Box::new(queue.delivered.clone()),
+            Box::new(queue.callbacks.clone()),
+            Box::new(cron.calls.clone()),
+            Box::new(cron.schedules.clone()),
         ] {
             registry.register(collector).expect("names are unique");
         }
@@ -88,16 +183,29 @@ impl Metrics {
             seconds,
             functions,
             is_full,
+            earlier: OnceLock::new(),
+            queue,
+            cron,
+        }
+    }
+
+    /// Namespace of functions that are called without one; empty when there is none.
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// `reference` with its namespace: `name.namespace`.
+    pub(crate) fn full_name(&self, reference: &str) -> String {
+        if reference.contains('.') || self.namespace.is_empty() {
+            reference.to_owned()
+        } else {
+            format!("{reference}.{}", self.namespace)
         }
     }
 
     /// Begins counting a call to `reference` (`name` or `name.namespace`).
     pub(crate) fn begin(self: &Arc<Self>, reference: &str) -> Invocation {
-        let name = if reference.contains('.') || self.namespace.is_empty() {
-            reference.to_owned()
-        } else {
-            format!("{reference}.{}", self.namespace)
-        };
+        let name = self.full_name(reference);
         let known =
             self.functions.read().unwrap_or_else(PoisonError::into_inner).get(&name).cloned();
         if let Some(function) = &known {
@@ -106,13 +214,20 @@ impl Metrics {
         Invocation { metrics: Arc::clone(self), name, known, status: None, start: Instant::now() }
     }
 
-    /// Finished calls of every function called so far, by `name.namespace`.
+    /// Finished calls of every function called so far, by `name.namespace`; those before the start too, where known.
     pub(crate) fn counts(&self) -> HashMap<String, u64> {
+        let mut counts = self.earlier.get().cloned().unwrap_or_default();
         let functions = self.functions.read().unwrap_or_else(PoisonError::into_inner);
-        functions
-            .iter()
-            .map(|(name, function)| (name.clone(), function.total.load(Ordering::Relaxed)))
-            .collect()
+        for (name, function) in functions.iter() {
+            *counts.entry(name.clone()).or_default() += function.total.load(Ordering::Relaxed);
+        }
+        counts
+    }
+
+    /// Adds `earlier` calls to the counts, once.
+    pub(crate) fn remember(&self, earlier: HashMap<String, u64>) {
+        // Only one task learns of the past.
+        let _ = self.earlier.set(earlier);
     }
 
     /// The counts of `name`, made if there is room; a function met for the first time has begun its first call.
@@ -148,7 +263,11 @@ impl Metrics {
     }
 
     /// All series as Prometheus text; `replicas` are the functions' desired ones.
-    fn text(&self, replicas: &[FunctionReplicas]) -> Result<Vec<u8>, prometheus::Error> {
+    fn text(
+        &self,
+        replicas: &[FunctionReplicas],
+        waiting: &Waiting,
+    ) -> Result<Vec<u8>, prometheus::Error> {
         let options = Opts::new("gateway_service_count", "Desired replicas of functions");
         let gauge = IntGaugeVec::new(options, &["function_name"])?;
         for function in replicas {
@@ -160,9 +279,50 @@ impl Metrics {
         let mut families = self.registry.gather();
         families
             .extend(gauge.collect().into_iter().filter(|family| !family.get_metric().is_empty()));
+        families.extend(waiting.families()?);
         let mut text = Vec::new();
         TextEncoder::new().encode(&families, &mut text)?;
         Ok(text)
+    }
+}
+
+impl Waiting {
+    async fn of(gateway: &Gateway) -> Self {
+        let Some(queue) = &gateway.queue else { return Self::default() };
+        let functions = crate::queue_api::waiting(queue).await;
+        Self {
+            is_there: true,
+            dead: queue.totals().dead,
+            running: queue.running(),
+            functions: functions
+                .into_iter()
+                .map(|(name, depth, _, age)| (name, depth, age))
+                .collect(),
+        }
+    }
+
+    fn families(&self) -> Result<Vec<prometheus::proto::MetricFamily>, prometheus::Error> {
+        if !self.is_there {
+            return Ok(Vec::new());
+        }
+        let by_function = &["function_name"];
+        let depth = Opts::new("gateway_async_queue_depth", "Asynchronous calls that wait");
+        let depth = IntGaugeVec::new(depth, by_function)?;
+        let age =
+            Opts::new("gateway_async_queue_oldest_seconds", "Age of the oldest call that waits");
+        let age = GaugeVec::new(age, by_function)?;
+        for (name, count, seconds) in &self.functions {
+            depth.with_label_values(&[name]).set(i64::try_from(*count).unwrap_or(i64::MAX));
+            age.with_label_values(&[name]).set(*seconds);
+        }
+        let dead = IntGauge::new("gateway_async_dead_letters", "Asynchronous calls given up")?;
+        dead.set(i64::try_from(self.dead).unwrap_or(i64::MAX));
+        let running = IntGauge::new("gateway_async_running", "Asynchronous calls being delivered")?;
+        running.set(i64::try_from(self.running).unwrap_or(i64::MAX));
+        let mut families =
+            [depth.collect(), age.collect(), dead.collect(), running.collect()].concat();
+        families.retain(|family| !family.get_metric().is_empty());
+        Ok(families)
     }
 }
 
@@ -180,6 +340,11 @@ pub(crate) struct Invocation {
 }
 
 impl Invocation {
+    /// Whose call it is, as `name.namespace`.
+    pub(crate) fn function(&self) -> &str {
+        &self.name
+    }
+
     /// Notes the status that the caller gets; without one the caller has left.
     pub(crate) fn answered(&mut self, status: StatusCode) {
         self.status = Some(status);
@@ -209,31 +374,15 @@ struct FunctionReplicas {
 
 /// `/metrics`: the counters, and the replicas as the provider tells them now.
 pub(crate) async fn scrape(State(gateway): State<Arc<Gateway>>) -> Response {
-    let replicas = timeout(SCRAPE_TIMEOUT, replicas(&gateway)).await.unwrap_or_default();
-    match gateway.metrics.text(&replicas) {
+    let replicas = timeout(SCRAPE_TIMEOUT, system::all_functions(&gateway)).await;
+    let replicas = replicas.ok().flatten().unwrap_or_default();
+    let waiting = Waiting::of(&gateway).await;
+    match gateway.metrics.text(&replicas, &waiting) {
         Ok(text) => ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => {
             hyperfaas_http::error::plain(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
         }
     }
-}
-
-/// All functions of all namespaces; those that the provider does not tell are left out.
-async fn replicas(gateway: &Gateway) -> Vec<FunctionReplicas> {
-    let namespaces = match system::ask(gateway, Uri::from_static("/system/namespaces")).await {
-        Some(body) => serde_json::from_slice::<Vec<String>>(&body).unwrap_or_default(),
-        None => Vec::new(),
-    };
-    let mut all = Vec::new();
-    for namespace in namespaces {
-        let Ok(target) = Uri::try_from(format!("/system/functions?namespace={namespace}")) else {
-            continue;
-        };
-        if let Some(body) = system::ask(gateway, target).await {
-            all.extend(serde_json::from_slice::<Vec<FunctionReplicas>>(&body).unwrap_or_default());
-        }
-    }
-    all
 }
 
 #[cfg(test)]
@@ -256,7 +405,8 @@ mod tests {
         call(&metrics, "f.dev", Some(200));
         let replicas =
             [FunctionReplicas { name: "f".into(), namespace: "dev".into(), replicas: 3 }];
-        let text = String::from_utf8(metrics.text(&replicas).unwrap()).unwrap();
+        let text =
+            String::from_utf8(metrics.text(&replicas, &Waiting::default()).unwrap()).unwrap();
         for line in [
             r#"gateway_function_invocation_total{code="200",function_name="f.openfaas-fn"} 2"#,
             r#"gateway_function_invocation_total{code="502",function_name="f.openfaas-fn"} 1"#,
@@ -282,7 +432,12 @@ mod tests {
         call(&metrics, "nothing", Some(404));
         call(&metrics, "left", None);
         call(&metrics, &"x".repeat(200), Some(200));
-        assert!(metrics.counts().is_empty() && metrics.text(&[]).unwrap().is_empty());
+        assert!(
+            metrics.counts().is_empty()
+                && !String::from_utf8(metrics.text(&[], &Waiting::default()).unwrap())
+                    .unwrap()
+                    .contains("function_name")
+        );
         for number in 0..FUNCTIONS_MAX + 5 {
             call(&metrics, &format!("f{number}"), Some(503));
         }

@@ -16,6 +16,7 @@ use http::{HeaderValue, StatusCode, Uri};
 use http_body_util::{BodyExt, Collected, Limited};
 use hyperfaas_http::error::{PLAIN_TEXT, plain};
 use hyperfaas_protocol::openfaas::{GatewayInfo, ProviderInfo, VersionInfo};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tracing::warn;
 
@@ -84,8 +85,21 @@ pub(crate) async fn ask(gateway: &Gateway, target: Uri) -> Option<Bytes> {
     }
 }
 
-/// A body of at most `limit` bytes.
-async fn read(body: Body, limit: usize) -> Option<Bytes> {
+/// All functions of all namespaces, as far as `T` tells of them; `None` when the provider does not tell some of them.
+pub(crate) async fn all_functions<T: DeserializeOwned>(gateway: &Gateway) -> Option<Vec<T>> {
+    let namespaces = ask(gateway, Uri::from_static("/system/namespaces")).await?;
+    let namespaces = serde_json::from_slice::<Vec<String>>(&namespaces).ok()?;
+    let mut all = Vec::new();
+    for namespace in namespaces {
+        let target = Uri::try_from(format!("/system/functions?namespace={namespace}")).ok()?;
+        let functions = ask(gateway, target).await?;
+        all.extend(serde_json::from_slice::<Vec<T>>(&functions).ok()?);
+    }
+    Some(all)
+}
+
+/// A body of at most `limit` bytes; a longer or broken one is logged and `None`.
+pub(crate) async fn read(body: Body, limit: usize) -> Option<Bytes> {
     let read = Limited::new(body, limit).collect().await;
     read.inspect_err(|error| warn!(%error, "provider answer unreadable"))
         .ok()
@@ -97,7 +111,8 @@ pub(crate) async fn logs(State(gateway): State<Arc<Gateway>>, request: Request) 
     send(&gateway, &gateway.logs, request).await
 }
 
-async fn send(gateway: &Gateway, upstream: &Upstream, mut request: Request) -> Response {
+/// Sends `request` to `upstream` with the gateway's own credentials.
+pub(crate) async fn send(gateway: &Gateway, upstream: &Upstream, mut request: Request) -> Response {
     if let Some(auth) = &gateway.auth {
         request.headers_mut().insert(AUTHORIZATION, auth.header());
     }

@@ -12,7 +12,7 @@ use axum::body::Body;
 use http::uri::Scheme;
 use http::{Request, Response, Uri};
 use hyperfaas_http::{
-    Address, ForwardError, ForwardOptions, HostPolicy, Pool, PoolSettings, forward, target,
+    Address, ForwardError, ForwardOptions, HostPolicy, Pool, PoolSettings, forward, target, within,
 };
 use tower::ServiceExt;
 
@@ -117,6 +117,44 @@ impl Upstream {
             fills_content_type: false,
         };
         forward(pool, request, &options).await
+    }
+
+    /// Sends `request` to the upstream's own path, which for others is only the beginning of the target.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub(crate) async fn call_exactly(
+        &self,
+        mut request: Request<Body>,
+        limit: Duration,
+    ) -> Result<Response<Body>, ForwardError> {
+        let Self::Http { pool, prefix } = self else { return self.call(request, None).await };
+        if let Ok(uri) = target::with_path(request.uri(), prefix) {
+            *request.uri_mut() = uri;
+        }
+        let options = ForwardOptions { head_timeout: Some(limit), ..ForwardOptions::default() };
+        forward(pool, request, &options).await
+    }
+
+    /// As [`Self::call`], where `limit` holds for a provider in this process too.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn call_within(
+        &self,
+        request: Request<Body>,
+        limit: Option<Duration>,
+    ) -> Result<Response<Body>, ForwardError> {
+        match (self, limit) {
+            (Self::Local(router), Some(limit)) => {
+                let send = async |request| {
+                    let Ok(response) = router.clone().oneshot(request).await;
+                    response
+                };
+                within(request, limit, send).await
+            }
+            _ => self.call(request, limit).await,
+        }
     }
 }
 

@@ -1,27 +1,39 @@
 //! Basic auth from secret files, as every OpenFaaS part reads it.
 //!
 //! In: request headers. Out: pass, or the 401 all clients know. A failure never says which part was wrong.
-//! Touches: the two secret files, once at start.
+//! Always: credentials of any length are compared in the same time; who guesses is slowed, see [`Throttle`].
+//! Touches: the two secret files, at start and whenever they change.
 
 use std::fmt;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use http::header::{AUTHORIZATION, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
+use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::throttle::Throttle;
 
 /// File with the user's name in the secret directory.
 pub const USER_FILE: &str = "basic-auth-user";
 /// File with the password in the secret directory.
 pub const PASSWORD_FILE: &str = "basic-auth-password";
+
+/// How soon new credentials are in force.
+pub const WATCH_PERIOD: Duration = Duration::from_secs(2);
 
 /// Why the credentials could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -43,12 +55,39 @@ pub enum AuthError {
     },
 }
 
-/// The one user of the `/system` API.
+/// The one user of the `/system` API; clones are the same one, and see new credentials when its files change.
 #[derive(Clone)]
 pub struct BasicAuth {
-    /// `user:password`.
-    expected: Arc<[u8]>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// Where the credentials come from, if from files.
+    directory: Option<PathBuf>,
+    credentials: RwLock<Credentials>,
+    throttle: Mutex<Throttle>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct Credentials {
+    /// Hash of `user:password`: it makes all lengths equal.
+    expected: [u8; 32],
     header: HeaderValue,
+    user: Arc<str>,
+}
+
+impl Credentials {
+    fn new(user: &str, password: &str) -> Self {
+        let text = format!("{user}:{password}");
+        let mut header = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(&text)))
+            .expect("base64 is made of header characters");
+        header.set_sensitive(true);
+        Self { expected: Sha256::digest(&text).into(), header, user: user.into() }
+    }
+
+    fn from_files(directory: &Path) -> Result<Self, AuthError> {
+        Ok(Self::new(&read(directory, USER_FILE)?, &read(directory, PASSWORD_FILE)?))
+    }
 }
 
 impl fmt::Debug for BasicAuth {
@@ -61,11 +100,7 @@ impl fmt::Debug for BasicAuth {
 impl BasicAuth {
     /// These credentials; a user name with a colon can never log in, as the header has no way to write it.
     pub fn new(user: &str, password: &str) -> Self {
-        let expected = format!("{user}:{password}");
-        let mut header = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(&expected)))
-            .expect("base64 is made of header characters");
-        header.set_sensitive(true);
-        Self { expected: expected.into_bytes().into(), header }
+        Self::with(Credentials::new(user, password), None)
     }
 
     /// Reads `basic-auth-user` and `basic-auth-password` from `directory`, white space around them removed.
@@ -73,18 +108,68 @@ impl BasicAuth {
     /// # Errors
     /// [`AuthError`] when a file is missing, empty or not UTF-8: starting without a password would open everything.
     pub fn from_files(directory: &Path) -> Result<Self, AuthError> {
-        Ok(Self::new(&read(directory, USER_FILE)?, &read(directory, PASSWORD_FILE)?))
+        Ok(Self::with(Credentials::from_files(directory)?, Some(directory.to_owned())))
+    }
+
+    fn with(credentials: Credentials, directory: Option<PathBuf>) -> Self {
+        let (credentials, throttle) = (RwLock::new(credentials), Mutex::default());
+        Self { shared: Arc::new(Shared { directory, credentials, throttle }) }
     }
 
     /// The `Authorization` value that these credentials make; marked sensitive.
     pub fn header(&self) -> HeaderValue {
-        self.header.clone()
+        self.credentials().header.clone()
     }
 
-    /// Whether `headers` carry these credentials; the comparison takes the same time for every wrong guess of a length.
+    /// The user's name.
+    pub fn user(&self) -> Arc<str> {
+        Arc::clone(&self.credentials().user)
+    }
+
+    /// Whether `headers` carry these credentials; the comparison takes the same time for every wrong guess.
     pub fn accepts(&self, headers: &HeaderMap) -> bool {
-        let Some(given) = headers.get(AUTHORIZATION).and_then(credentials) else { return false };
-        given.ct_eq(&self.expected).into()
+        let given = headers.get(AUTHORIZATION).and_then(credentials).unwrap_or_default();
+        Sha256::digest(given).as_slice().ct_eq(&self.credentials().expected).into()
+    }
+
+    /// Who has failed to log in.
+    pub fn throttle(&self) -> MutexGuard<'_, Throttle> {
+        self.shared.throttle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over new credentials when the files hold some; whether they did.
+    ///
+    /// # Errors
+    /// [`AuthError`] when a file cannot be used; the old credentials stay in force then.
+    pub fn reload(&self) -> Result<bool, AuthError> {
+        let Some(directory) = &self.shared.directory else { return Ok(false) };
+        let new = Credentials::from_files(directory)?;
+        let mut current = self.shared.credentials.write().unwrap_or_else(PoisonError::into_inner);
+        let is_new = *current != new;
+        *current = new;
+        Ok(is_new)
+    }
+
+    /// Looks at the files every [`WATCH_PERIOD`] until `stop`, and takes over what is new.
+    ///
+    /// Read, not watched: secrets are replaced by renaming folders around links, which watches lose.
+    pub async fn watch(&self, stop: CancellationToken) {
+        let mut was_broken = false;
+        while stop.run_until_cancelled(sleep(WATCH_PERIOD)).await.is_some() {
+            let reloaded = self.reload();
+            match &reloaded {
+                Ok(true) => info!("basic auth credentials reloaded"),
+                Err(error) if !was_broken => {
+                    warn!(%error, "basic auth credentials stay as they were");
+                }
+                Ok(false) | Err(_) => {}
+            }
+            was_broken = reloaded.is_err();
+        }
+    }
+
+    fn credentials(&self) -> RwLockReadGuard<'_, Credentials> {
+        self.shared.credentials.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -102,9 +187,14 @@ fn read(directory: &Path, name: &str) -> Result<String, AuthError> {
 }
 
 /// The decoded `user:password` of a Basic header.
-fn credentials(value: &HeaderValue) -> Option<Vec<u8>> {
+pub fn credentials(value: &HeaderValue) -> Option<Vec<u8>> {
     let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("basic").then(|| STANDARD.decode(token.trim()).ok())?
+}
+
+/// The address of whoever sent `request`.
+pub fn peer(request: &Request) -> Option<IpAddr> {
+    request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip())
 }
 
 /// Middleware for `axum::middleware::from_fn_with_state`: lets a request through when auth is off or it is right.
@@ -113,10 +203,34 @@ pub async fn require(
     request: Request,
     next: Next,
 ) -> Response {
-    match auth {
-        Some(auth) if !auth.accepts(request.headers()) => challenge(),
-        _ => next.run(request).await,
+    let Some(auth) = auth else { return next.run(request).await };
+    let (peer, now) = (peer(&request), Instant::now());
+    let may_try = auth.throttle().check(peer, now);
+    if let Err(wait) = may_try {
+        return too_many_failures(wait);
     }
+    if auth.accepts(request.headers()) {
+        auth.throttle().succeeded(peer);
+        return next.run(request).await;
+    }
+    if is_guess(request.headers()) {
+        auth.throttle().failed(peer, now);
+    }
+    challenge()
+}
+
+/// Whether `headers` carry credentials at all; clients that are not logged in send none, or an empty token.
+pub fn is_guess(headers: &HeaderMap) -> bool {
+    headers.get(AUTHORIZATION).and_then(credentials).is_some()
+}
+
+/// The answer to whoever has failed to log in too often.
+pub fn too_many_failures(wait: Duration) -> Response {
+    let seconds = wait.as_secs() + 1;
+    let text = format!("too many failed logins from your address, try again in {seconds} s");
+    let mut response = crate::error::plain(StatusCode::TOO_MANY_REQUESTS, text);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    response
 }
 
 /// The 401 of every OpenFaaS part.
@@ -177,5 +291,12 @@ mod tests {
         let auth = BasicAuth::from_files(directory.path()).unwrap();
         assert_eq!(auth.header(), BasicAuth::new("admin", "s3cret").header());
         assert!(!format!("{auth:?} {:?}", auth.header()).contains("s3cret"));
+        let clone = auth.clone();
+        write(PASSWORD_FILE, b"");
+        assert!(auth.reload().is_err() && clone.accepts(&with("Basic YWRtaW46czNjcmV0")));
+        write(PASSWORD_FILE, b"new");
+        assert!(auth.reload().unwrap() && !auth.reload().unwrap());
+        assert!(!clone.accepts(&with("Basic YWRtaW46czNjcmV0")));
+        assert_eq!(clone.header(), BasicAuth::new("admin", "new").header());
     }
 }

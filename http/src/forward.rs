@@ -6,23 +6,17 @@
 //! Units: the timeout counts from the last sign of progress of the request to the head of the response.
 
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::ConnectInfo;
-use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
-use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::upgrade::OnUpgrade;
-use tokio::time::{Instant, sleep_until};
 
 use crate::client::{Pool, SendError, UnsentCause};
 use crate::headers::{accepts_stream, add_forwarded, requested_upgrade, strip_hop_by_hop};
+use crate::progress::{stalled, watch};
 use crate::target::origin_form;
 use crate::tunnel::tunnel;
 
@@ -137,8 +131,37 @@ pub async fn forward(
     }
 }
 
+/// Sends `request` by `send` and waits for its answer for as long as `limit` without progress of the request's body.
+///
+/// For ways to an upstream that are no [`forward`], with its rules: no limit for event streams and upgrades.
+///
+/// # Errors
+/// [`ForwardError::Timeout`] when there was no answer in time; dropping `send`'s future has cancelled the call then.
+pub async fn within<F>(
+    request: Request<Body>,
+    limit: Duration,
+    send: impl FnOnce(Request<Body>) -> F,
+) -> Result<Response<Body>, ForwardError>
+where
+    F: Future<Output = Response<Body>>,
+{
+    let headers = request.headers();
+    if requested_upgrade(headers).is_some() || accepts_stream(headers) {
+        return Ok(send(request).await);
+    }
+    let (request, progress) = watch(request);
+    tokio::select! {
+        response = send(request) => Ok(response),
+        () = stalled(&progress, limit) => Err(ForwardError::Timeout(limit)),
+    }
+}
+
 /// Makes the request fit for the next hop.
-fn prepare(request: &mut Request<Body>, options: &ForwardOptions, upgrade: Option<&HeaderValue>) {
+pub fn prepare(
+    request: &mut Request<Body>,
+    options: &ForwardOptions,
+    upgrade: Option<&HeaderValue>,
+) {
     *request.uri_mut() = origin_form(request.uri());
     *request.version_mut() = Version::HTTP_11;
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
@@ -171,15 +194,21 @@ fn answer(
         else {
             return Err(ForwardError::UnexpectedUpgrade);
         };
-        let protocol = response.headers().get(UPGRADE).cloned();
-        strip_hop_by_hop(response.headers_mut());
-        if let Some(protocol) = protocol {
-            set_upgrade(response.headers_mut(), protocol);
-        }
+        finish_switch(&mut response);
         tokio::spawn(tunnel(caller, upstream));
         return Ok(response.map(|_| Body::empty()));
     }
     response.extensions_mut().clear();
+    finish(&mut response, content_type, options);
+    Ok(response)
+}
+
+/// Makes the headers of an answer fit for the caller, whose request had `content_type`.
+pub fn finish<B>(
+    response: &mut Response<B>,
+    content_type: Option<HeaderValue>,
+    options: &ForwardOptions,
+) {
     strip_hop_by_hop(response.headers_mut());
     if options.fills_content_type
         && has_content(response.status())
@@ -188,93 +217,17 @@ fn answer(
         let content_type = content_type.unwrap_or(HeaderValue::from_static("text/plain"));
         response.headers_mut().insert(CONTENT_TYPE, content_type);
     }
-    Ok(response)
+}
+
+/// Turns the headers of a switch of protocols into those for the caller.
+pub fn finish_switch<B>(response: &mut Response<B>) {
+    let protocol = response.headers().get(UPGRADE).cloned();
+    strip_hop_by_hop(response.headers_mut());
+    if let Some(protocol) = protocol {
+        set_upgrade(response.headers_mut(), protocol);
+    }
 }
 
 fn has_content(status: StatusCode) -> bool {
     status != StatusCode::NO_CONTENT && status != StatusCode::NOT_MODIFIED
-}
-
-/// How far a request's body has got; shared between the body and the timeout.
-#[derive(Debug)]
-struct Progress {
-    start: Instant,
-    /// Milliseconds from `start` to the last chunk.
-    last_ms: AtomicU64,
-    has_failed: AtomicBool,
-}
-
-impl Progress {
-    fn begin() -> Self {
-        Self {
-            start: Instant::now(),
-            last_ms: AtomicU64::new(0),
-            has_failed: AtomicBool::new(false),
-        }
-    }
-
-    fn note(&self) {
-        let ms = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last_ms.store(ms, Ordering::Relaxed);
-    }
-
-    fn last(&self) -> Instant {
-        self.start + Duration::from_millis(self.last_ms.load(Ordering::Relaxed))
-    }
-
-    fn has_failed(&self) -> bool {
-        self.has_failed.load(Ordering::Relaxed)
-    }
-}
-
-/// Returns once `limit` has passed without progress.
-async fn stalled(progress: &Progress, limit: Duration) {
-    loop {
-        let deadline = progress.last() + limit;
-        if Instant::now() >= deadline {
-            return;
-        }
-        sleep_until(deadline).await;
-    }
-}
-
-/// Lets the body of `request` report its progress; an empty one has none to report.
-fn watch(request: Request<Body>) -> (Request<Body>, Arc<Progress>) {
-    let progress = Arc::new(Progress::begin());
-    if request.body().is_end_stream() {
-        return (request, progress);
-    }
-    let watched =
-        request.map(|body| Body::new(WatchedBody { body, progress: Arc::clone(&progress) }));
-    (watched, progress)
-}
-
-struct WatchedBody {
-    body: Body,
-    progress: Arc<Progress>,
-}
-
-impl HttpBody for WatchedBody {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        self.progress.note();
-        if let Some(Err(_)) = &frame {
-            self.progress.has_failed.store(true, Ordering::Relaxed);
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }

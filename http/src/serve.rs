@@ -21,6 +21,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
@@ -30,6 +31,7 @@ use tower::Service;
 use tracing::{debug, warn};
 
 use crate::socket::tune;
+use crate::tls::Tls;
 
 /// Connections the kernel may hold before we accept them; the Go gateway opens one for each of its status calls.
 const BACKLOG: u32 = 4096;
@@ -101,11 +103,24 @@ pub async fn serve(
     limits: ServeLimits,
     shutdown: CancellationToken,
 ) {
+    serve_with(listener, router, limits, None, shutdown).await;
+}
+
+/// As [`serve`], over TLS when `tls` is given; a handshake has as long as a request's head.
+pub async fn serve_with(
+    listener: TcpListener,
+    router: Router,
+    limits: ServeLimits,
+    tls: Option<Tls>,
+    shutdown: CancellationToken,
+) {
     let places = Arc::new(Semaphore::new(limits.connections));
     let tasks = TaskTracker::new();
     let server = Server {
         http: http(&limits),
         router,
+        tls,
+        handshake_timeout: limits.header_read_timeout,
         shutdown: shutdown.clone(),
         cut: CancellationToken::new(),
     };
@@ -182,6 +197,8 @@ fn is_about_one_connection(error: &io::Error) -> bool {
 struct Server {
     http: http1::Builder,
     router: Router,
+    tls: Option<Tls>,
+    handshake_timeout: Duration,
     /// Finish what runs, take nothing new.
     shutdown: CancellationToken,
     /// End now.
@@ -192,8 +209,22 @@ impl Server {
     /// Serves one connection to its end.
     async fn connection(self, accepted: Accepted) {
         let Accepted { stream, peer, _place } = accepted;
-        let router = self.router;
-        let service = service_fn(move |request| answer(router.clone(), request, peer));
+        let Some(tls) = &self.tls else { return self.exchange(stream, peer).await };
+        let handshake = timeout(self.handshake_timeout, tls.accept(stream));
+        match self.shutdown.run_until_cancelled(handshake).await {
+            Some(Ok(Ok(stream))) => self.exchange(stream, peer).await,
+            Some(Ok(Err(error))) => debug!(%peer, %error, "TLS handshake failed"),
+            Some(Err(_)) => debug!(%peer, "TLS handshake timed out"),
+            None => {}
+        }
+    }
+
+    async fn exchange(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        peer: SocketAddr,
+    ) {
+        let service = service_fn(move |request| answer(self.router.clone(), request, peer));
         let mut connection =
             pin!(self.http.serve_connection(TokioIo::new(stream), service).with_upgrades());
         let served = tokio::select! {

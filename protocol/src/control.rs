@@ -56,6 +56,13 @@ pub struct Boot {
     /// Whether image or deployment set `HOME`; if not, workers get their user's home, as Docker does it.
     #[serde(default)]
     pub has_home: bool,
+    /// Whether the container has no owner: both its workers are generic and wait for orders; `kind`, `entrypoint` and
+    /// `command` mean nothing then.
+    #[serde(default, rename = "standby", skip_serializing_if = "is_false")]
+    pub is_standby: bool,
+    /// Most requests in flight in one worker, as the label `com.hyperfaas.max-inflight` says; a lower `max_inflight` wins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_flight_max: Option<u32>,
 }
 
 /// The provider's first line.
@@ -149,6 +156,11 @@ const fn is_false(flag: &bool) -> bool {
     !*flag
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde calls")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 /// A line from the watchdog.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
@@ -178,9 +190,44 @@ pub enum Report {
         /// Why, one line for people.
         reason: String,
     },
+    /// A line of a guest's log; the owner's are the container's own log. For one reader: the last that asked for `workers`.
+    Log(LogLine),
     /// An event of a newer watchdog; read only, to be ignored.
     #[serde(other, skip_serializing)]
     Unknown,
+}
+
+/// A line of a guest's log. Lines of one worker come in order and once, but those under way when the link breaks are lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// Which worker, below [`WORKERS`].
+    pub worker: u8,
+    /// The epoch of the guest that said it.
+    pub epoch: u64,
+    /// `{name}.{namespace}` of that guest, as its order had it.
+    pub function: String,
+    /// Where it was said.
+    pub stream: LogStream,
+    /// When, in milliseconds since 1970.
+    pub time_ms: i64,
+    /// What, without the line's end; bytes that are no UTF-8 are replaced.
+    pub text: String,
+    /// Whether the line was too long and goes on in the next report of the same worker and stream.
+    #[serde(default, rename = "cut", skip_serializing_if = "is_false")]
+    pub is_cut: bool,
+    /// Lines dropped before this one because nobody read them in time, both workers together.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub lost: u64,
+}
+
+/// One of a function's two streams; what the watchdog itself says about a guest is on `stderr`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogStream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
 }
 
 /// What a watchdog can do here; what is absent it cannot.
@@ -438,6 +485,19 @@ mod tests {
         let line = r#"{"event":"worker","worker":1,"epoch":7,"state":"specialising","crashes":0}"#;
         assert_eq!(serde_json::to_string(&Report::Worker(report.clone())).unwrap(), line);
         assert_eq!(read(line), Report::Worker(report));
+        let said = LogLine {
+            worker: 1,
+            epoch: 7,
+            function: "f.ns".into(),
+            stream: LogStream::Stdout,
+            time_ms: 5,
+            text: "a\"b".into(),
+            is_cut: false,
+            lost: 0,
+        };
+        let line = r#"{"event":"log","worker":1,"epoch":7,"function":"f.ns","stream":"stdout","time_ms":5,"text":"a\"b"}"#;
+        assert_eq!(serde_json::to_string(&Report::Log(said.clone())).unwrap(), line);
+        assert_eq!(read(line), Report::Log(said));
         assert_eq!(
             read(r#"{"event":"abilities","workers":2,"zygotes":3}"#),
             Report::Abilities(Abilities { workers: 2, ..Abilities::default() })

@@ -7,9 +7,11 @@ pub mod control;
 pub mod duration;
 pub mod go_json;
 pub mod image;
+pub mod lane;
 pub mod moment;
 pub mod names;
 pub mod openfaas;
 pub mod quantity;
+pub mod sniff;
 
 pub use names::{FunctionKey, FunctionName, Namespace, SecretName};

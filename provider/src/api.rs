@@ -16,6 +16,7 @@ use crate::catalog::Catalog;
 use crate::cluster::Cluster;
 use crate::dispatch::Dispatch;
 use crate::engine::Engine;
+use crate::node::view::NodeView;
 
 mod body;
 mod error;
@@ -39,6 +40,8 @@ pub struct Api {
     pub dispatch: Arc<Dispatch>,
     /// Asked for logs and usage only.
     pub engine: Arc<dyn Engine>,
+    /// What can be done to containers on their host; told only.
+    pub node: NodeView,
     /// Bounds.
     pub settings: ApiSettings,
 }

@@ -35,13 +35,18 @@ pub struct Function {
     pub spec: Arc<FunctionSpec>,
     /// Grows with every create and update, over all functions.
     pub revision: u64,
-    /// Desired replicas.
+    /// Desired replicas, as the deployment or the last scale call said.
     pub replicas: u32,
+    /// Number of that call, growing over all functions while this process runs; not kept.
+    pub call: u64,
     /// When it was created; updates keep it.
     pub created_at: Timestamp,
     /// When its specification last changed.
     pub updated_at: Timestamp,
 }
+
+/// The call that everything found at start counts as.
+pub(crate) const FIRST_CALL: u64 = 1;
 
 /// All functions by key, at one moment.
 pub type Functions = BTreeMap<FunctionKey, Arc<Function>>;
@@ -76,6 +81,8 @@ struct Inner {
     secrets: SecretFiles,
     /// The last revision given out; only the writer changes it.
     revision: AtomicU64,
+    /// The last number of a call; only the writer changes it.
+    calls: AtomicU64,
     master_key: [u8; 32],
     changes: watch::Sender<u64>,
 }
@@ -102,6 +109,7 @@ impl Catalog {
             store,
             secrets,
             revision: AtomicU64::new(kept.revision),
+            calls: AtomicU64::new(FIRST_CALL),
             master_key: kept.master_key,
             changes: watch::Sender::new(0),
         };
@@ -154,8 +162,8 @@ impl Catalog {
                 return Err(CatalogError::FunctionExists(spec.key));
             }
             let now = Timestamp::now();
-            let replicas = spec.initial_replicas();
-            inner.deploy(spec, replicas, now, now)
+            let asked = (spec.initial_replicas(), inner.next_call());
+            inner.deploy(spec, asked, now, now)
         })
         .await
     }
@@ -168,8 +176,11 @@ impl Catalog {
     pub async fn update(&self, spec: FunctionSpec) -> Result<Arc<Function>, CatalogError> {
         self.write(move |inner| {
             let old = inner.existing(&spec.key)?;
-            let replicas = spec.scale_min.unwrap_or(old.replicas);
-            inner.deploy(spec, replicas, old.created_at, Timestamp::now())
+            let asked = match spec.scale_min {
+                Some(min) => (min, inner.next_call()),
+                None => (old.replicas, old.call),
+            };
+            inner.deploy(spec, asked, old.created_at, Timestamp::now())
         })
         .await
     }
@@ -198,8 +209,12 @@ impl Catalog {
             let old = inner.existing(&key)?;
             let max = old.spec.max_replicas(inner.settings.max_replicas);
             let replicas = u32::try_from(replicas).unwrap_or(u32::MAX).min(max);
-            if replicas != old.replicas {
-                let function = Function { replicas, ..Function::clone(&old) };
+            let call = inner.next_call();
+            let function = Function { replicas, call, ..Function::clone(&old) };
+            if replicas == old.replicas {
+                // Asked for anew: it holds from now on, which nobody needs to know after a restart.
+                inner.publish(|functions| drop(functions.insert(key, Arc::new(function))));
+            } else {
                 inner.keep(function, inner.revision.load(Ordering::Relaxed))?;
                 info!(function = %key, replicas, "function scaled");
             }
@@ -249,7 +264,7 @@ impl Inner {
     fn deploy(
         &self,
         spec: FunctionSpec,
-        replicas: u32,
+        (replicas, call): (u32, u64),
         created_at: Timestamp,
         updated_at: Timestamp,
     ) -> Result<Arc<Function>, CatalogError> {
@@ -260,10 +275,14 @@ impl Inner {
         let revision = self.revision.load(Ordering::Relaxed) + 1;
         let replicas = replicas.min(spec.max_replicas(self.settings.max_replicas));
         let function =
-            Function { spec: Arc::new(spec), revision, replicas, created_at, updated_at };
+            Function { spec: Arc::new(spec), revision, replicas, call, created_at, updated_at };
         let function = self.keep(function, revision)?;
         info!(function = %function.spec.key, revision, replicas, "function deployed");
         Ok(function)
+    }
+
+    fn next_call(&self) -> u64 {
+        self.calls.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Durable, then in memory, then told.

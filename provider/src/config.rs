@@ -9,19 +9,25 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use hyperfaas_gateway::GatewayConfig;
+use hyperfaas_gateway::{
+    CallbackPolicy, GatewayConfig, QueueSettings, TraceSettings, Upstream, Users,
+};
+use hyperfaas_http::Tls;
 use hyperfaas_http::auth::{AuthError, BasicAuth};
 use hyperfaas_http::config::{Settings, SettingsError};
 use hyperfaas_protocol::Namespace;
 use hyperfaas_protocol::names::DEFAULT_NAMESPACE;
+use hyperfaas_protocol::quantity::Memory;
 
 use crate::api::ApiSettings;
 use crate::catalog::CatalogSettings;
+use crate::cluster::ParkingBounds;
 use crate::dispatch::DispatchSettings;
 use crate::engine::PullPolicy;
 use crate::engine::docker::{DEFAULT_HOST, DockerConfig};
+use crate::node::cgroup::DEFAULT_ROOT;
 use crate::reconcile;
-use crate::scheduler::Policy;
+use crate::scheduler::{Mode, Policy};
 
 /// Port of the provider API: faasd's and the charts', so that a gateway finds it where it looks.
 const PORT: u16 = 8081;
@@ -47,12 +53,16 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 const COLD_START_TIMEOUT: Duration = Duration::from_secs(60);
 /// Requests of one function that may wait: each holds a connection, about 20 KiB.
 const PARKED_MAX: usize = 1000;
+/// Requests of all functions that may wait: one function's burst takes half of them at most.
+const PARKED_ALL_MAX: usize = 10_000;
 /// Time a replica on its way out has for what it serves: as long as an answer may take to begin.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time between SIGTERM and SIGKILL: the watchdogs' own default to finish in.
 const STOP_GRACE: Duration = Duration::from_secs(30);
 /// Containers started at the same time: Docker starts about eight a second, more at once only wait inside it.
 const STARTS_AT_ONCE: usize = 4;
+/// Bytes of all images' root file systems together: some dozens of ordinary images.
+const ROOTFS_MAX: Memory = Memory(20 << 30);
 /// Time for a management request's body: 4 MiB over a slow line.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -67,16 +77,28 @@ pub struct Config {
     pub gateway_port: Option<u16>,
     /// Port of that gateway's own metrics; `None`: they are not served.
     pub gateway_metrics_port: Option<u16>,
+    gateway_queue: Option<QueueSettings>,
+    callbacks: CallbackPolicy,
+    users: Option<Users>,
+    traces: Option<TraceSettings>,
+    cron: bool,
+    /// The Prometheus server that scrapes that gateway, if one is named.
+    pub gateway_prometheus: Option<Upstream>,
+    /// Certificate of that gateway, when it speaks TLS.
+    pub gateway_tls: Option<Tls>,
     has_basic_auth: bool,
     secret_mount_path: PathBuf,
     read_timeout: Option<Duration>,
     body_timeout: Duration,
     namespace: Namespace,
     state_dir: PathBuf,
-    max_replicas: u32,
     cold_start_timeout: Duration,
-    parked_max: usize,
+    parking: ParkingBounds,
+    policy: Policy,
+    cgroup_root: PathBuf,
     reconcile: reconcile::Settings,
+    has_slots: bool,
+    roots_max: Memory,
     docker: DockerConfig,
 }
 
@@ -90,6 +112,7 @@ impl Config {
         let s = &mut settings;
         // Accepted so that existing set-ups start; nothing here cuts an answer that is still being written.
         s.optional_duration("write_timeout", READ_TIMEOUT);
+        let state_dir = PathBuf::from(s.text_or("HYPERFAAS_STATE_DIR", STATE_DIR));
         let config = Self {
             address: parsed(
                 s,
@@ -105,11 +128,24 @@ impl Config {
             read_timeout: s.optional_duration("read_timeout", READ_TIMEOUT),
             body_timeout: s.duration("HYPERFAAS_BODY_TIMEOUT", BODY_TIMEOUT),
             namespace: namespace(s),
-            state_dir: s.text_or("HYPERFAAS_STATE_DIR", STATE_DIR).into(),
-            max_replicas: at_least_one(s, "HYPERFAAS_MAX_REPLICAS", MAX_REPLICAS),
+            gateway_queue: hyperfaas_gateway::config::queue(s, &state_dir.join("async")),
+            callbacks: hyperfaas_gateway::config::callbacks(s),
+            users: hyperfaas_gateway::config::users(s),
+            traces: hyperfaas_gateway::config::traces(s),
+            cron: hyperfaas_gateway::config::cron(s),
+            gateway_prometheus: hyperfaas_gateway::config::prometheus(s),
+            gateway_tls: hyperfaas_gateway::config::tls(s),
+            state_dir,
             cold_start_timeout: s.duration("HYPERFAAS_COLD_START_TIMEOUT", COLD_START_TIMEOUT),
-            parked_max: at_least_one(s, "HYPERFAAS_PARKED_MAX", PARKED_MAX),
+            parking: ParkingBounds {
+                one: at_least_one(s, "HYPERFAAS_PARKED_MAX", PARKED_MAX),
+                all: at_least_one(s, "HYPERFAAS_PARKED_ALL_MAX", PARKED_ALL_MAX),
+            },
+            policy: policy(s),
+            cgroup_root: s.text_or("HYPERFAAS_CGROUP_ROOT", DEFAULT_ROOT).into(),
             reconcile: reconcile_settings(s),
+            has_slots: s.flag("HYPERFAAS_SLOTS"),
+            roots_max: roots_max(s),
             docker: docker_config(s),
         };
         settings.finish(config)
@@ -128,7 +164,7 @@ impl Config {
         CatalogSettings {
             state_dir: self.state_dir.clone(),
             default_namespace: self.namespace.clone(),
-            max_replicas: self.max_replicas,
+            max_replicas: self.policy.max_replicas,
         }
     }
 
@@ -142,13 +178,32 @@ impl Config {
         DispatchSettings {
             head_timeout: self.read_timeout,
             cold_start_timeout: self.cold_start_timeout,
-            parked_max: self.parked_max,
         }
+    }
+
+    /// How many requests may wait.
+    pub fn parking(&self) -> ParkingBounds {
+        self.parking
+    }
+
+    /// What the scheduler decides by.
+    pub fn policy(&self) -> Policy {
+        self.policy
+    }
+
+    /// Where the host's cgroups are mounted, if this process sees them.
+    pub fn cgroup_root(&self) -> &std::path::Path {
+        &self.cgroup_root
     }
 
     /// Settings of the reconciler.
     pub fn reconcile(&self) -> reconcile::Settings {
         self.reconcile
+    }
+
+    /// Where images' root file systems are kept, and how many bytes they may have; `None`: no function is to be a guest.
+    pub fn roots(&self) -> Option<(PathBuf, u64)> {
+        self.has_slots.then(|| (self.state_dir.join("rootfs"), self.roots_max.0))
     }
 
     /// Settings of the management API.
@@ -158,21 +213,63 @@ impl Config {
 
     /// Settings of the gateway in this process, which trusts whom the provider trusts.
     pub fn gateway(&self, auth: Option<BasicAuth>) -> GatewayConfig {
-        GatewayConfig { auth, upstream_timeout: self.read_timeout }
+        GatewayConfig {
+            auth,
+            users: self.users.clone(),
+            upstream_timeout: self.read_timeout,
+            callbacks: self.callbacks,
+            traces: self.traces.clone(),
+            cron: self.cron,
+        }
+    }
+
+    /// Settings of that gateway's queue of asynchronous calls, in the state directory unless another one is named;
+    /// `None`: there is none.
+    pub fn gateway_queue(&self) -> Option<QueueSettings> {
+        self.gateway_queue.clone()
     }
 }
 
 fn reconcile_settings(s: &mut Settings<'_>) -> reconcile::Settings {
     reconcile::Settings {
-        policy: Policy {
-            starts_at_once: at_least_one(s, "HYPERFAAS_STARTS_AT_ONCE", STARTS_AT_ONCE),
-            start_timeout: s.duration("HYPERFAAS_START_TIMEOUT", START_TIMEOUT),
-            ..Policy::default()
-        },
         pull: pull(s),
         drain_timeout: s.duration("HYPERFAAS_DRAIN_TIMEOUT", DRAIN_TIMEOUT),
         stop_grace: s.duration("HYPERFAAS_STOP_GRACE", STOP_GRACE),
     }
+}
+
+fn roots_max(s: &mut Settings<'_>) -> Memory {
+    let Some(text) = s.text("HYPERFAAS_ROOTFS_MAX") else { return ROOTFS_MAX };
+    match Memory::parse(&text) {
+        Ok(bytes) if bytes.0 > 0 => bytes,
+        _ => {
+            s.mistake("HYPERFAAS_ROOTFS_MAX", "must be a size such as 20Gi");
+            ROOTFS_MAX
+        }
+    }
+}
+
+fn policy(s: &mut Settings<'_>) -> Policy {
+    let default = Policy::default();
+    Policy {
+        mode: mode(s),
+        max_replicas: at_least_one(s, "HYPERFAAS_MAX_REPLICAS", MAX_REPLICAS),
+        starts_at_once: at_least_one(s, "HYPERFAAS_STARTS_AT_ONCE", STARTS_AT_ONCE),
+        start_timeout: s.duration("HYPERFAAS_START_TIMEOUT", START_TIMEOUT),
+        quiet_for: s.duration("HYPERFAAS_SCALE_QUIET", default.quiet_for),
+        cool_for: s.duration("HYPERFAAS_SCALE_COOL", default.cool_for),
+        persist_for: s.duration("HYPERFAAS_SCALE_PERSIST", default.persist_for),
+        floor_for: s.duration("HYPERFAAS_SCALE_FLOOR", default.floor_for),
+        ..default
+    }
+}
+
+fn mode(s: &mut Settings<'_>) -> Mode {
+    let text = s.text_or("HYPERFAAS_SCALING", Mode::default().name());
+    Mode::parse(&text).unwrap_or_else(|| {
+        s.mistake("HYPERFAAS_SCALING", "must be off, out, up+out or full");
+        Mode::default()
+    })
 }
 
 fn docker_config(s: &mut Settings<'_>) -> DockerConfig {
@@ -262,6 +359,7 @@ mod tests {
         assert_eq!(config.catalog().default_namespace.as_str(), "openfaas-fn");
         assert_eq!(config.docker().watchdog.file_name().unwrap(), "fwatchdog");
         assert!(config.auth().unwrap().is_none());
+        assert_eq!(config.roots(), None);
     }
 
     #[test]
@@ -277,6 +375,9 @@ mod tests {
             ("HYPERFAAS_STOP_GRACE", "5s"),
             ("HYPERFAAS_ADDRESS", "::1"),
             ("max_idle_conns", "1024"),
+            ("HYPERFAAS_SLOTS", "true"),
+            ("HYPERFAAS_ROOTFS_MAX", "3Gi"),
+            ("HYPERFAAS_STATE_DIR", "/s"),
         ]);
         let config = config.unwrap();
         assert_eq!(
@@ -290,6 +391,7 @@ mod tests {
         );
         assert_eq!(config.reconcile().stop_grace, Duration::from_secs(5));
         assert_eq!(config.reconcile().pull, PullPolicy::Always);
+        assert_eq!(config.roots(), Some(("/s/rootfs".into(), 3 << 30)));
     }
 
     #[test]
@@ -307,6 +409,8 @@ mod tests {
             ("HYPERFAAS_NETWORK", "a b"),
             ("HYPERFAAS_INSTALLATION", "../x"),
             ("HYPERFAAS_START_TIMEOUT", "0"),
+            ("HYPERFAAS_ROOTFS_MAX", "much"),
+            ("HYPERFAAS_SCALING", "sometimes"),
         ];
         let lines = read(&wrong).unwrap_err().0;
         for (name, _) in wrong {

@@ -13,11 +13,12 @@ use std::time::Duration;
 use hmac::{Hmac, KeyInit, Mac};
 use hyperfaas_protocol::FunctionKey;
 use hyperfaas_protocol::control::{Hello, LINE_MAX, LINK_VERSION, Pressure, Report, Watermark};
-use hyperfaas_protocol::moment::{Clock, Moment};
+use hyperfaas_protocol::moment::Moment;
+use serde::Serialize;
 use sha2::Sha256;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
-use tokio_util::sync::CancellationToken;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tracing::{debug, trace, warn};
 
 use crate::cluster::{Cluster, Route};
@@ -43,20 +44,13 @@ pub fn replica_key(master: &[u8], replica: &ReplicaId) -> String {
     mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Follows the link until `gone` is cancelled.
-pub async fn follow(
-    cluster: Arc<Cluster>,
-    clock: Arc<dyn Clock>,
-    function: FunctionKey,
-    route: Arc<Route>,
-    key: String,
-    gone: CancellationToken,
-) {
+/// Follows the link until the container has ended.
+pub async fn follow(cluster: Arc<Cluster>, function: FunctionKey, route: Arc<Route>, key: String) {
     let hear = async {
         let mut wait = REDIAL_FIRST;
         let mut quick = QUICK_DIALS;
         loop {
-            match connection(&cluster, clock.as_ref(), &function, &route, &key).await {
+            match connection(&cluster, &function, &route, &key).await {
                 Ok(()) => (wait, quick) = (REDIAL_FIRST, 0),
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                     warn!(%function, replica = %route.replica.0, %error, "control link not understood");
@@ -71,24 +65,36 @@ pub async fn follow(
             wait = (wait * 2).min(if quick > 0 { REDIAL_NEW_MOST } else { REDIAL_MOST });
         }
     };
-    gone.run_until_cancelled(hear).await;
+    route.gone.run_until_cancelled(hear).await;
 }
 
-/// One connection: greet, then take reports until it ends.
+/// One connection: greet, then take reports and give orders until it ends.
 async fn connection(
     cluster: &Cluster,
-    clock: &dyn Clock,
     function: &FunctionKey,
     route: &Route,
     key: &str,
 ) -> io::Result<()> {
     let stream = tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect(route.control)).await??;
     stream.set_nodelay(true)?;
-    let mut stream = BufReader::with_capacity(512, stream);
-    let hello = Hello { version: LINK_VERSION, key: key.to_owned(), load: true, workers: false };
-    let mut line = serde_json::to_vec(&hello)?;
-    line.push(b'\n');
-    stream.write_all(&line).await?;
+    let (reader, mut writer) = stream.into_split();
+    let hello = Hello { version: LINK_VERSION, key: key.to_owned(), load: true, workers: true };
+    send(&mut writer, &hello).await?;
+    tokio::select! {
+        ended = hear(cluster, function, (route, key), reader) => ended,
+        ended = give_orders(route, writer) => ended,
+    }
+}
+
+/// Takes reports until the watchdog closes the connection.
+async fn hear(
+    cluster: &Cluster,
+    function: &FunctionKey,
+    (route, key): (&Route, &str),
+    reader: OwnedReadHalf,
+) -> io::Result<()> {
+    let mut stream = BufReader::with_capacity(512, reader);
+    let mut line = Vec::new();
     loop {
         line.clear();
         (&mut stream).take(LINE_MAX as u64).read_until(b'\n', &mut line).await?;
@@ -100,8 +106,32 @@ async fn connection(
             };
         }
         let report = serde_json::from_slice(&line)?;
-        heard(cluster, function, &route.replica, report, clock.now());
+        if let Report::Abilities(abilities) = &report {
+            route.lanes.offer(abilities.lanes, key);
+        }
+        heard(cluster, function, &route.replica, report, cluster.clock().now());
     }
+}
+
+/// Gives the newest order, and each one after it. On a new connection the newest is given again: the one before may have broken
+/// before it was read, and a watchdog that has it already reports where it stands.
+async fn give_orders(route: &Route, mut writer: OwnedWriteHalf) -> io::Result<()> {
+    let mut orders = route.orders.subscribe();
+    orders.mark_changed();
+    while orders.changed().await.is_ok() {
+        let order = orders.borrow_and_update().clone();
+        if let Some(order) = order {
+            send(&mut writer, &order).await?;
+        }
+    }
+    // The sender is the route's own, so this is not reached while the link is followed.
+    std::future::pending().await
+}
+
+async fn send(writer: &mut OwnedWriteHalf, line: &impl Serialize) -> io::Result<()> {
+    let mut bytes = serde_json::to_vec(line)?;
+    bytes.push(b'\n');
+    writer.write_all(&bytes).await
 }
 
 /// Passes on what one line said.
@@ -123,8 +153,20 @@ fn heard(cluster: &Cluster, function: &FunctionKey, id: &ReplicaId, report: Repo
             debug!(%function, %replica, ?load, "replica reported its load");
             cluster.loaded(function, id, *load, now);
         }
-        Report::Abilities(_) | Report::Worker(_) | Report::Refused { .. } | Report::Unknown => {
-            trace!(%function, %replica, "report that was not asked for ignored");
+        Report::Abilities(abilities) => {
+            debug!(%function, %replica, ?abilities, "replica told what it can do");
+            cluster.able(function, id, abilities);
+        }
+        Report::Worker(report) => {
+            debug!(%function, %replica, ?report, "worker reported");
+            cluster.worker(function, id, &report, now);
+        }
+        Report::Refused { worker, epoch, reason } => {
+            warn!(%function, %replica, worker, epoch, reason, "order refused");
+            cluster.refused(function, id, (worker, epoch), now);
+        }
+        Report::Log(_) | Report::Unknown => {
+            trace!(%function, %replica, "report that nobody reads here ignored");
         }
     }
 }
@@ -133,13 +175,13 @@ fn heard(cluster: &Cluster, function: &FunctionKey, id: &ReplicaId, report: Repo
 mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
-    use hyperfaas_protocol::control::Level;
-    use hyperfaas_protocol::moment::SystemClock;
+    use hyperfaas_protocol::control::{Level, Order, Work};
     use hyperfaas_protocol::{FunctionName, Namespace};
     use tokio::net::TcpListener;
 
     use super::*;
     use crate::engine::{ContainerId, Observed};
+    use crate::scheduler::Grant;
 
     #[tokio::test]
     async fn reports_reach_the_cluster_and_a_newer_watchdogs_break_nothing() {
@@ -158,8 +200,9 @@ mod tests {
             is_running: true,
             address: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         };
-        let (cluster, clock) = (Cluster::default(), SystemClock::start());
-        let route = cluster.adopt(&observed, clock.now()).unwrap();
+        let cluster = Cluster::default();
+        let route = cluster.adopt(&observed, Grant::default(), Moment::ZERO).unwrap();
+        route.orders.send_replace(Some(Order::Specialise { worker: 1, epoch: 4, work: Work::Own }));
         let watchdog = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             let lines = concat!(
@@ -173,14 +216,15 @@ mod tests {
                 "\n",
             );
             stream.write_all(lines.as_bytes()).await.unwrap();
-            let mut hello = vec![0; 64];
-            let count = stream.read(&mut hello).await.unwrap();
-            String::from_utf8(hello[..count].to_vec()).unwrap()
+            let mut said = BufReader::new(stream).lines();
+            let hello = said.next_line().await.unwrap().unwrap();
+            (hello, said.next_line().await.unwrap().unwrap())
         };
-        let (outcome, hello) =
-            tokio::join!(connection(&cluster, &clock, &function, &route, "k"), watchdog);
+        let (outcome, (hello, order)) =
+            tokio::join!(connection(&cluster, &function, &route, "k"), watchdog);
         outcome.unwrap();
-        assert_eq!(hello, "{\"version\":1,\"key\":\"k\",\"load\":true}\n");
+        assert_eq!(hello, r#"{"version":1,"key":"k","load":true,"workers":true}"#);
+        assert_eq!(order, r#"{"order":"specialise","worker":1,"epoch":4,"work":"own"}"#);
         assert_eq!(cluster.available(&function), 1);
         let known = cluster.loads(&function).pop().unwrap();
         assert_eq!(known.watermark.unwrap().level, Level::High);

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use hyperfaas_gateway::{Upstream, routers};
+use hyperfaas_gateway::{Backends, Queue, Upstream, routers};
 use hyperfaas_http::config::{EXIT_SETTINGS, SettingsError, lookup};
-use hyperfaas_http::serve::{ServeLimits, listen, raise_open_files, serve};
-use hyperfaas_http::telemetry;
+use hyperfaas_http::serve::{ServeLimits, listen, raise_open_files, serve_with};
+use hyperfaas_http::{Tls, telemetry};
 use hyperfaas_protocol::moment::SystemClock;
 use hyperfaas_provider::api::{Api, router_until};
 use hyperfaas_provider::catalog::Catalog;
@@ -17,6 +17,13 @@ use hyperfaas_provider::config::Config;
 use hyperfaas_provider::dispatch::Dispatch;
 use hyperfaas_provider::engine::Engine;
 use hyperfaas_provider::engine::docker::DockerEngine;
+use hyperfaas_provider::node::HostNode;
+use hyperfaas_provider::node::cgroup::Cgroups;
+use hyperfaas_provider::node::keeper::Keeper;
+use hyperfaas_provider::node::rights::{self, Ability};
+use hyperfaas_provider::node::rootfs::Roots;
+use hyperfaas_provider::node::slot::Slots;
+use hyperfaas_provider::node::view::NodeView;
 use hyperfaas_provider::reconcile::Reconciler;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,6 +33,9 @@ use tracing::{error, info};
 
 /// How long the end waits for engine calls that have begun; what outlasts it is found by the next start.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long asynchronous calls that run may take at the end; those cut are made again by the next start.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 
 fn main() -> ExitCode {
     let (config, logging) = match settings() {
@@ -72,36 +82,77 @@ async fn run(config: Config) -> Result<(), String> {
     let catalog = Arc::new(Catalog::open(&config.catalog()).map_err(|error| error.to_string())?);
     let docker = DockerEngine::new(config.docker()).map_err(|error| error.to_string())?;
     let engine: Arc<dyn Engine> = Arc::new(docker.clone());
-    let cluster = Arc::new(Cluster::default());
+    let clock = Arc::new(SystemClock::start());
+    let cluster = Arc::new(Cluster::new(clock.clone(), config.policy(), config.parking()));
     let dispatch =
         Arc::new(Dispatch::new(Arc::clone(&catalog), Arc::clone(&cluster), config.dispatch()));
 
     let serving = CancellationToken::new();
     let acting = CancellationToken::new();
     let tasks = TaskTracker::new();
+    let cgroups = Cgroups::at(config.cgroup_root());
+    let grants = cgroups.is_some();
+    info!(
+        mode = config.policy().mode.name(),
+        grants = if grants { "cgroup" } else { "engine" },
+        "scaling"
+    );
+    let node = HostNode::new(cgroups, Arc::clone(&engine), tasks.clone(), acting.clone());
     let reconciler = Reconciler {
         catalog: Arc::clone(&catalog),
         cluster: Arc::clone(&cluster),
         engine: Arc::clone(&engine),
-        clock: Arc::new(SystemClock::start()),
+        node: Arc::new(node),
         settings: config.reconcile(),
         tasks: tasks.clone(),
         shutdown: acting.clone(),
     };
     let reconciling = tokio::spawn(reconciler.run());
 
-    let api = Api { catalog, cluster, dispatch, engine, settings: config.api() };
+    let (node, slots) = abilities(&config, grants).await;
+    if let (Some(roots), Some(slots)) = (node.roots.clone(), slots) {
+        let (catalog, cluster) = (Arc::clone(&catalog), Arc::clone(&cluster));
+        let engine = Arc::clone(&engine);
+        let keeper = Keeper { catalog, cluster, engine, clock, roots, slots };
+        tasks.spawn(keeper.run(acting.clone()));
+    }
+
+    let api = Api { catalog, cluster, dispatch, engine, node, settings: config.api() };
     let auth = config.auth().map_err(|error| error.to_string())?;
+    if let (Some(auth), None) = (&auth, &gateway) {
+        // A gateway in this process watches the credentials for both.
+        let (auth, stop) = (auth.clone(), serving.clone());
+        tasks.spawn(async move { auth.watch(stop).await });
+    }
     let provider = router_until(Arc::new(api), auth.clone(), serving.clone());
     let mut servers = TaskTracker::new();
-    start(&mut servers, "provider", listener, provider.clone(), &serving);
+    start(&mut servers, "provider", (listener, None), provider.clone(), &serving);
+    let served = CancellationToken::new();
+    let mut work = None;
     if let Some(listener) = gateway {
-        let namespace = config.catalog().default_namespace;
-        let routers =
-            routers(config.gateway(auth), Upstream::Local(provider), None, namespace.as_str());
-        start(&mut servers, "gateway", listener, routers.api, &serving);
+        let queue = config.gateway_queue().map(Queue::open).transpose();
+        let backends = Backends {
+            provider: Upstream::Local(provider),
+            logs: None,
+            namespace: config.catalog().default_namespace.as_str().to_owned(),
+            queue: queue.map_err(|error| error.to_string())?,
+            prometheus: config.gateway_prometheus.clone(),
+        };
+        let routers = routers(config.gateway(auth), backends);
+        work = Some(tokio::spawn(routers.work.run(serving.clone(), served.clone(), DRAIN_TIMEOUT)));
+        if let Some(tls) = config.gateway_tls.clone() {
+            let stop = serving.clone();
+            servers.spawn(async move { tls.watch(stop).await });
+        }
+        start(
+            &mut servers,
+            "gateway",
+            (listener, config.gateway_tls.clone()),
+            routers.api,
+            &serving,
+        );
         if let Some(listener) = gateway_metrics {
-            start(&mut servers, "gateway metrics", listener, routers.metrics, &serving);
+            start(&mut servers, "gateway metrics", (listener, None), routers.metrics, &serving);
         }
     }
     wait_for_signal().await?;
@@ -109,6 +160,10 @@ async fn run(config: Config) -> Result<(), String> {
     serving.cancel();
     servers.close();
     servers.wait().await;
+    served.cancel();
+    if let Some(work) = work {
+        work.await.map_err(|error| error.to_string())?;
+    }
     acting.cancel();
     tasks.close();
     tasks.wait().await;
@@ -116,6 +171,31 @@ async fn run(config: Config) -> Result<(), String> {
         info!("engine calls still running; the next start sees what they did");
     }
     reconciling.await.map_err(|error| error.to_string())
+}
+
+/// Finds out what this provider may do to containers on its host, beside what the engine does for it; says so in one line.
+async fn abilities(config: &Config, has_cgroups: bool) -> (NodeView, Option<Slots>) {
+    let mut view = NodeView::default();
+    let (slots, ability) = match config.roots().map(|(path, budget)| Roots::open(&path, budget)) {
+        None => (None, Ability::off(vec!["HYPERFAAS_SLOTS is not true".to_owned()])),
+        Some(Err(error)) => (None, Ability::off(vec![error.to_string()])),
+        Some(Ok(roots)) => {
+            let (slots, ability) = rights::slots(&roots).await;
+            // Without slots nothing uses a root.
+            view.roots = slots.is_some().then_some(roots);
+            (slots, ability)
+        }
+    };
+    info!(slots = %ability, "abilities on this host");
+    view.abilities.insert("slots", ability);
+    let cgroups = if has_cgroups {
+        Ability::ON
+    } else {
+        let path = config.cgroup_root().display().to_string();
+        Ability::off(vec![format!("cgroups to write at {path} (limits change through the engine)")])
+    };
+    view.abilities.insert("cgroups", cgroups);
+    (view, slots)
 }
 
 fn bind(address: std::net::IpAddr, port: u16) -> Result<TcpListener, String> {
@@ -126,7 +206,7 @@ fn bind(address: std::net::IpAddr, port: u16) -> Result<TcpListener, String> {
 fn start(
     servers: &mut TaskTracker,
     what: &'static str,
-    listener: TcpListener,
+    (listener, tls): (TcpListener, Option<Tls>),
     router: Router,
     stop: &CancellationToken,
 ) {
@@ -134,7 +214,7 @@ fn start(
         Ok(address) => info!(%address, "{what} listening"),
         Err(error) => error!(%error, "{what} listening, address unknown"),
     }
-    servers.spawn(serve(listener, router, ServeLimits::default(), stop.clone()));
+    servers.spawn(serve_with(listener, router, ServeLimits::default(), tls, stop.clone()));
 }
 
 async fn wait_for_signal() -> Result<(), String> {

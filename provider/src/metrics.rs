@@ -10,6 +10,7 @@ use axum::extract::{Request, State};
 use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::Response;
+use prometheus::core::Collector;
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder};
 use tokio::time::Instant;
 
@@ -57,9 +58,9 @@ impl Metrics {
         Self(Arc::new(Inner { registry, requests, seconds }))
     }
 
-    /// Shows what `counter` counts on this page too; its name must be no other's.
-    pub fn add(&self, counter: IntCounterVec) {
-        self.0.registry.register(Box::new(counter)).expect("the names are constant and differ");
+    /// Shows what `collector` counts on this page too; its name must be no other's.
+    pub fn add(&self, collector: impl Collector + 'static) {
+        self.0.registry.register(Box::new(collector)).expect("the names are constant and differ");
     }
 
     /// The metrics of the route `path`.

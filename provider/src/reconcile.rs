@@ -1,37 +1,41 @@
-//! Makes what exists become what the catalog asks for: the loop snapshot → plan → engine → event.
+//! Makes what exists become what the catalog asks for and the load needs: the loop change → plan → engine, node, link → event.
 //!
-//! The only writer of the engine. Each action is counted as begun in the cluster, then runs in a task of its own; its outcome
-//! returns to the cluster as an event, which wakes the loop. Nothing here decides: [`crate::scheduler`] does.
+//! The only writer of all three. Only functions that something happened to are planned, or whose time has come. Each action is
+//! counted as begun in the cluster, then runs in a task of its own; its outcome returns to the cluster as an event, which wakes
+//! the loop. Nothing here decides: [`crate::scheduler`] does.
 //! On shutdown tasks are dropped where they stand; what they left half done is seen in the engine's list by the next start.
 
 mod actions;
+mod agenda;
 mod sync;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyperfaas_protocol::moment::{Clock, Moment};
+use hyperfaas_protocol::moment::Moment;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use crate::catalog::Catalog;
+use self::agenda::Agenda;
+use crate::catalog::{Catalog, Function};
 use crate::cluster::Cluster;
 use crate::engine::{Engine, PullPolicy};
-use crate::scheduler::{Policy, plan};
+use crate::node::Node;
+use crate::scheduler::{FunctionPlan, Missing, Wanted, share_starts};
 
 /// What the loop works with.
 #[derive(Clone)]
 pub struct Reconciler {
     /// What should exist.
     pub catalog: Arc<Catalog>,
-    /// What exists.
+    /// What exists, and the clock and the thresholds of all decisions on it.
     pub cluster: Arc<Cluster>,
     /// What makes it exist.
     pub engine: Arc<dyn Engine>,
-    /// The time.
-    pub clock: Arc<dyn Clock>,
-    /// Thresholds and times.
+    /// What is done to containers on their hosts.
+    pub node: Arc<dyn Node>,
+    /// Times.
     pub settings: Settings,
     /// Tasks of actions and links; owned by whoever runs the loop.
     pub tasks: TaskTracker,
@@ -45,11 +49,9 @@ impl std::fmt::Debug for Reconciler {
     }
 }
 
-/// Thresholds and times of the loop.
+/// Times of the loop.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// What the scheduler decides by.
-    pub policy: Policy,
     /// When to ask registries.
     pub pull: PullPolicy,
     /// How long a draining replica may finish what it serves before it is told to stop.
@@ -64,36 +66,56 @@ impl Reconciler {
         let this = Arc::new(self);
         this.spawn(Self::take_in_events);
         let mut catalog_changed = this.catalog.subscribe();
-        let mut cluster_changed = this.cluster.subscribe();
+        let mut agenda = Agenda::default();
         loop {
             catalog_changed.mark_unchanged();
-            cluster_changed.mark_unchanged();
-            let wake_at = this.step();
+            let wake_at = this.step(&mut agenda);
             let timer = this.sleep_until(wake_at);
             tokio::select! {
                 () = this.shutdown.cancelled() => return,
-                // Both senders live as long as `this`.
+                // The sender lives as long as `this`.
                 _ = catalog_changed.changed() => {}
-                _ = cluster_changed.changed() => {}
+                () = this.cluster.changed() => {}
                 () = timer => {}
             }
         }
     }
 
-    /// Plans once and sets everything planned going; the moment to look again at the latest.
-    fn step(self: &Arc<Self>) -> Option<Moment> {
-        let snapshot = self.cluster.snapshot(&self.catalog.snapshot());
-        let plan = plan(&snapshot, &self.settings.policy, self.clock.now());
-        for action in &plan.actions {
-            debug!(?action, "action begun");
-            self.begin(action);
+    /// Plans everything that is due and sets what is planned going; the moment to look again at the latest.
+    fn step(self: &Arc<Self>, agenda: &mut Agenda) -> Option<Moment> {
+        let now = self.now();
+        let functions = self.catalog.snapshot();
+        self.cluster.set_busy(self.node.busy(now));
+        let mut budget = self.cluster.budget();
+        let due = agenda.due(&functions, self.cluster.take_dirty(), budget.starts > 0, now);
+        let mut missing = Vec::new();
+        for key in &due {
+            let wanted = functions.get(key).map(|function| wanted(function));
+            let revision = wanted.as_ref().map_or(0, |wanted| wanted.revision);
+            let Some(planned) = self.cluster.plan(key, wanted, &mut budget, now) else { continue };
+            let FunctionPlan { plan, missing: count, missing_why, .. } = planned;
+            plan.wake_at.into_iter().for_each(|at| agenda.look_at(key, at));
+            plan.actions.iter().for_each(|action| self.begin(action));
+            missing.extend(missing_why.map(|why| Missing { key, revision, count, why }));
         }
-        plan.wake_at
+        let mut starts = Vec::new();
+        share_starts(&mut missing, budget.starts, &mut starts);
+        starts.iter().for_each(|action| self.begin(action));
+        missing.iter().filter(|one| one.count > 0).for_each(|one| agenda.wait_for_start(one.key));
+        if !due.is_empty() {
+            debug!(functions = due.len(), starts = starts.len(), "planned");
+        }
+        agenda.next()
+    }
+
+    /// The present moment, as all decisions have it.
+    fn now(&self) -> Moment {
+        self.cluster.clock().now()
     }
 
     async fn sleep_until(&self, wake_at: Option<Moment>) {
         match wake_at {
-            Some(at) => tokio::time::sleep(at.since(self.clock.now())).await,
+            Some(at) => tokio::time::sleep(at.since(self.now())).await,
             None => std::future::pending().await,
         }
     }
@@ -108,5 +130,15 @@ impl Reconciler {
         self.tasks.spawn(async move {
             shutdown.run_until_cancelled_owned(task).await;
         });
+    }
+}
+
+/// What the catalog asks for, as the scheduler reads it.
+fn wanted(function: &Function) -> Wanted {
+    Wanted {
+        revision: function.revision,
+        replicas: function.replicas,
+        call: function.call,
+        scaling: Arc::clone(&function.spec.scaling),
     }
 }

@@ -6,6 +6,8 @@
 //! Touches: nothing. Whether namespace and secrets exist is the catalog's question.
 //! Source: faas-netes' validation and its texts (docs/compat.md); the kernel's limits on one variable.
 
+mod scaling;
+
 use std::sync::Arc;
 
 use hyperfaas_protocol::control::VARIABLE_PREFIX;
@@ -16,18 +18,17 @@ use hyperfaas_protocol::{FunctionKey, FunctionName, Namespace, SecretName};
 
 use crate::engine::Bounds;
 use crate::engine::reference::Reference;
+use crate::scheduler::Scaling;
+
+pub use scaling::{MAX_LABEL as SCALE_MAX_LABEL, MIN_LABEL as SCALE_MIN_LABEL, ScalingError};
 
 /// Largest total of all strings of one deployment: 1 MiB, ample for labels and below what the kernel starts a process with.
 pub const DEPLOYMENT_MAX: usize = 1 << 20;
 /// Largest `NAME=value` in the environment: the kernel refuses to start a process with 128 KiB in one string, NUL included.
 pub const VARIABLE_MAX: usize = (128 << 10) - 1;
-/// The label with the least number of replicas, also the number to begin with.
-pub const SCALE_MIN_LABEL: &str = "com.openfaas.scale.min";
-/// The label with the largest number of replicas.
-pub const SCALE_MAX_LABEL: &str = "com.openfaas.scale.max";
 
 /// What one function is, valid in itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct FunctionSpec {
     /// Its name and namespace.
     pub key: FunctionKey,
@@ -41,8 +42,8 @@ pub struct FunctionSpec {
     pub secrets: Vec<SecretName>,
     /// Label `com.openfaas.scale.min` where it is a positive integer.
     pub scale_min: Option<u32>,
-    /// Label `com.openfaas.scale.max` where it is a positive integer.
-    pub scale_max: Option<u32>,
+    /// How it may be scaled.
+    pub scaling: Arc<Scaling>,
 }
 
 /// Why a deployment was refused; each text is one line.
@@ -86,6 +87,9 @@ pub enum SpecError {
     /// The command holds a NUL byte.
     #[error("validation failed: envProcess: must not contain a NUL byte")]
     EnvProcess,
+    /// Labels that contradict each other.
+    #[error(transparent)]
+    Scaling(#[from] ScalingError),
     /// All strings together are too long.
     #[error("validation failed: deployment is larger than {DEPLOYMENT_MAX} bytes")]
     TooLarge,
@@ -107,6 +111,25 @@ impl FunctionSpec {
     /// # Errors
     /// [`SpecError`] with the first mistake, in the order of the fields.
     pub fn parse(deployment: FunctionDeployment, default: &Namespace) -> Result<Self, SpecError> {
+        Self::check(deployment, default, true)
+    }
+
+    /// As [`FunctionSpec::parse`], for one that was accepted before: contradicting labels then count as absent.
+    ///
+    /// # Errors
+    /// As [`FunctionSpec::parse`].
+    pub fn parse_kept(
+        deployment: FunctionDeployment,
+        default: &Namespace,
+    ) -> Result<Self, SpecError> {
+        Self::check(deployment, default, false)
+    }
+
+    fn check(
+        deployment: FunctionDeployment,
+        default: &Namespace,
+        is_new: bool,
+    ) -> Result<Self, SpecError> {
         let name = FunctionName::parse(&deployment.service)?;
         check_image(&deployment.image)?;
         let namespace = Namespace::parse_or(&deployment.namespace, default)?;
@@ -115,16 +138,19 @@ impl FunctionSpec {
         let secrets = secrets(&deployment.secrets)?;
         let limits = bounds(deployment.limits.as_ref(), &LIMITS)?;
         let requests = bounds(deployment.requests.as_ref(), &REQUESTS)?;
-        let count = |label: &str| {
-            deployment.labels.get(label)?.trim().parse().ok().filter(|count| *count > 0)
+        let labels = &deployment.labels;
+        let scaling = match scaling::parse(labels, &deployment.env_vars, &limits, &requests) {
+            Ok(scaling) => scaling,
+            Err(error) if is_new => return Err(error.into()),
+            Err(_) => scaling::parse_leniently(labels, &deployment.env_vars, &limits, &requests),
         };
         Ok(Self {
             key: FunctionKey { namespace, name },
             limits,
             requests,
             secrets,
-            scale_min: count(SCALE_MIN_LABEL),
-            scale_max: count(SCALE_MAX_LABEL),
+            scale_min: scaling::count(labels, scaling::MIN_LABEL),
+            scaling: Arc::new(scaling),
             deployment: Arc::new(without_empty_objects(deployment)),
         })
     }
@@ -134,11 +160,9 @@ impl FunctionSpec {
         self.scale_min.unwrap_or(1)
     }
 
-    /// The most replicas it may have where the provider allows `provider_max`; never zero, and never below its own minimum
-    /// because of a contradicting label.
+    /// The most replicas it may have where the provider allows `provider_max`; never zero.
     pub fn max_replicas(&self, provider_max: u32) -> u32 {
-        let own = self.scale_max.map_or(provider_max, |max| max.max(self.initial_replicas()));
-        own.min(provider_max)
+        self.scaling.max.min(provider_max)
     }
 }
 

@@ -17,7 +17,7 @@ use redb::{Database, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::catalog::{Function, Functions, Namespaces};
+use crate::catalog::{FIRST_CALL, Function, Functions, Namespaces};
 use crate::spec::FunctionSpec;
 
 /// The database's file name in the state directory.
@@ -285,7 +285,8 @@ fn function_of(namespace: &str, name: &str, record: &[u8]) -> Result<Function, S
     let namespace = Namespace::parse(namespace).map_err(|e| e.to_string())?;
     let key =
         FunctionKey { namespace, name: FunctionName::parse(name).map_err(|e| e.to_string())? };
-    let spec = FunctionSpec::parse(record.deployment, &key.namespace).map_err(|e| e.to_string())?;
+    let spec =
+        FunctionSpec::parse_kept(record.deployment, &key.namespace).map_err(|e| e.to_string())?;
     if spec.key != key {
         return Err(format!("it holds {}", spec.key));
     }
@@ -293,6 +294,7 @@ fn function_of(namespace: &str, name: &str, record: &[u8]) -> Result<Function, S
         spec: Arc::new(spec),
         revision: record.revision,
         replicas: record.replicas,
+        call: FIRST_CALL,
         created_at: record.created_at,
         updated_at: record.updated_at,
     })

@@ -18,8 +18,9 @@ use tokio::time::timeout;
 use super::lab::{DockerLab, Lab, PATIENCE, lines_until, secret};
 use super::registry::Registry;
 
-/// What `/proc` says of each capability set of the watchdog, for an image whose user is not root: KILL, SETGID, SETUID, SYS_PTRACE.
-const CAPABILITIES: &str = "00000000000800e0";
+/// What `/proc` says of each capability set of the watchdog, for an image whose user is not root: KILL, SETGID, SETUID, SETPCAP,
+/// SYS_CHROOT, SYS_PTRACE.
+const CAPABILITIES: &str = "00000000000c01e0";
 
 #[tokio::test]
 async fn a_container_is_closed_as_documented() {

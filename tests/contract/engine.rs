@@ -5,8 +5,9 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::BoxStream;
+use hyperfaas_protocol::quantity::{Cpu, Memory};
 use hyperfaas_provider::engine::{
-    ContainerId, EngineError, EngineEvent, LogQuery, PullPolicy, StartOrder,
+    Bounds, ContainerId, EngineError, EngineEvent, Image, LogQuery, PullPolicy, StartOrder,
 };
 use tokio::time::{Instant, timeout};
 
@@ -45,9 +46,92 @@ claims!(
     following_ends_with_the_container,
     logs_of_nobody_are_not_found,
     usage_tells_busy_from_idle,
+    what_a_running_container_may_use_can_change,
     secrets_are_seen_to_the_byte_and_collected,
     new_bytes_of_a_secret_reach_the_next_replica_only,
+    standby_containers_are_listed_apart_and_end_like_others,
+    a_renamed_container_is_found_by_its_new_name,
+    a_first_process_is_told_while_it_runs,
+    an_image_is_exported_whole_and_leaves_nothing,
 );
+
+async fn standby_containers_are_listed_apart_and_end_like_others(lab: &impl Lab) {
+    let engine = lab.engine();
+    let mut events = engine.events();
+    assert_eq!(next(&mut events).await, EngineEvent::Connected);
+    let (first, second) = (lab.standby_order(), lab.standby_order());
+    let (one, two) =
+        tokio::join!(engine.start_standby(first.clone()), engine.start_standby(second));
+    let (one, two) = (one.unwrap(), two.unwrap());
+    assert_eq!((&one.name, one.control_port), (&first.name, first.boot.control_port));
+    assert!(one.is_running && one.address.is_some() && one.address != two.address);
+    let replica = engine.start(lab.order("f", &[]).await).await.unwrap();
+    assert_eq!(engine.list().await.unwrap(), [replica]);
+    let mut listed = engine.list_standby().await.unwrap();
+    listed.sort_by_key(|standby| standby.container != one.container);
+    assert_eq!(listed, [one.clone(), two.clone()]);
+    assert_eq!(lab.neighbour().list_standby().await.unwrap(), []);
+    let error = engine.start_standby(first).await.unwrap_err();
+    assert!(matches!(&error, EngineError::Refused(text) if text.contains("is taken")), "{error}");
+    engine.stop(&one.container, GRACE).await.unwrap();
+    assert!(
+        matches!(next(&mut events).await, EngineEvent::Died { container, .. } if container == one.container)
+    );
+    assert_eq!(next(&mut events).await, EngineEvent::Removed { container: one.container });
+    assert_eq!(engine.list_standby().await.unwrap(), [two]);
+}
+
+async fn a_renamed_container_is_found_by_its_new_name(lab: &impl Lab) {
+    let engine = lab.engine();
+    let standby = engine.start_standby(lab.standby_order()).await.unwrap();
+    let replica = engine.start(lab.order("f", &[]).await).await.unwrap();
+    let name = lab.standby_order().name;
+    engine.rename(&standby.container, &name).await.unwrap();
+    assert_eq!(engine.list_standby().await.unwrap()[0].name, name);
+    let error = engine.rename(&standby.container, &replica.replica).await.unwrap_err();
+    assert!(matches!(&error, EngineError::Refused(text) if text.contains("is taken")), "{error}");
+    let nobody = ContainerId("f".repeat(64));
+    let error = engine.rename(&nobody, &lab.standby_order().name).await.unwrap_err();
+    assert!(matches!(error, EngineError::NotFound), "{error}");
+}
+
+async fn a_first_process_is_told_while_it_runs(lab: &impl Lab) {
+    let engine = lab.engine();
+    let standby = engine.start_standby(lab.standby_order()).await.unwrap();
+    assert!(engine.process(&standby.container).await.unwrap() > 1);
+    lab.kill(&standby.container).await;
+    let ended = async {
+        while engine.list_standby().await.unwrap()[0].is_running {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, ended).await.expect("it ends");
+    assert!(matches!(engine.process(&standby.container).await, Err(EngineError::Refused(_))));
+    let nobody = ContainerId("f".repeat(64));
+    assert!(matches!(engine.process(&nobody).await, Err(EngineError::NotFound)));
+}
+
+async fn an_image_is_exported_whole_and_leaves_nothing(lab: &impl Lab) {
+    let engine = lab.engine();
+    let image = engine.image(&lab.present(), PullPolicy::Missing).await.unwrap();
+    let pieces: Vec<_> = engine.export(&image).collect().await;
+    let bytes = pieces.into_iter().map(Result::unwrap).fold(Vec::new(), |mut all, piece| {
+        all.extend_from_slice(&piece);
+        all
+    });
+    let mut files = Vec::new();
+    for entry in tar::Archive::new(bytes.as_slice()).entries().unwrap() {
+        files.push(entry.unwrap().path().unwrap().into_owned());
+    }
+    assert!(files.contains(&"srv/it".into()), "{files:?}");
+    // A reader that leaves early.
+    drop(engine.export(&image).next().await);
+    let gone = Image { id: format!("sha256:{}", "0".repeat(64)), ..image };
+    let pieces: Vec<_> = engine.export(&gone).collect().await;
+    assert!(matches!(pieces.as_slice(), [Err(EngineError::ImageUnavailable { .. })]), "{pieces:?}");
+    assert_eq!(engine.list().await.unwrap(), []);
+    lab.no_helpers_left().await;
+}
 
 async fn preparing_twice_at_once_is_harmless(lab: &impl Lab) {
     let engine = lab.engine();
@@ -338,6 +422,25 @@ async fn usage_tells_busy_from_idle(lab: &impl Lab) {
     assert!(busy.cpu_milli > 50.0 && busy.cpu_milli < 1500.0, "{busy:?}");
     assert!(idle.cpu_milli < busy.cpu_milli / 2.0, "{idle:?} {busy:?}");
     assert!((64 << 10..256 << 20).contains(&idle.memory_bytes), "{idle:?}");
+}
+
+async fn what_a_running_container_may_use_can_change(lab: &impl Lab) {
+    let engine = lab.engine();
+    let of = |milli: u64, mib: u64| Bounds {
+        cpu: Some(Cpu(milli * 1_000_000)),
+        memory: Some(Memory(mib << 20)),
+    };
+    let mut order = lab.order("f", &[]).await;
+    order.limits = of(200, 32);
+    let started = engine.start(order).await.unwrap();
+    engine.update(&started.container, Bounds { memory: None, ..of(500, 0) }).await.unwrap();
+    assert_eq!(lab.bounds(&started).await, of(500, 32), "what is not named stays");
+    engine.update(&started.container, of(100, 64)).await.unwrap();
+    assert_eq!(lab.bounds(&started).await, of(100, 64));
+    assert!(engine.list().await.unwrap()[0].is_running);
+    let nobody = ContainerId("0".repeat(64));
+    let answer = engine.update(&nobody, of(100, 64)).await;
+    assert!(matches!(answer, Err(EngineError::NotFound)), "{answer:?}");
 }
 
 async fn secrets_are_seen_to_the_byte_and_collected(lab: &impl Lab) {

@@ -8,11 +8,12 @@ use futures_util::StreamExt;
 use hyperfaas_protocol::control::{Boot, CONTROL_PORT, FUNCTION_PORT, LINK_VERSION};
 use hyperfaas_protocol::image::FunctionKind;
 use hyperfaas_protocol::names::Namespace;
+use hyperfaas_protocol::quantity::{Cpu, Memory};
 use hyperfaas_protocol::{FunctionKey, FunctionName, SecretName};
 use hyperfaas_provider::engine::sim::{Exit, Program, SimEngine, SimHost, Terminates};
 use hyperfaas_provider::engine::{
-    Bounds, ContainerUsage, Engine, Image, LogQuery, Observed, PullPolicy, ReplicaId, SecretFile,
-    StartOrder,
+    Bounds, ContainerId, ContainerUsage, Engine, Image, LogQuery, Observed, PullPolicy, ReplicaId,
+    SecretFile, StandbyOrder, StartOrder,
 };
 use uuid::Uuid;
 
@@ -33,12 +34,39 @@ pub(super) trait Lab {
     fn present(&self) -> String;
     /// Kills a container's main process from outside.
     async fn crash(&self, container: &Observed);
+    /// The same, of a container that is no replica.
+    async fn kill(&self, container: &ContainerId);
+    /// Waits until no container that only carries files is left.
+    async fn no_helpers_left(&self);
     /// Removes a container behind the engine's users.
     async fn snatch(&self, container: &Observed);
     /// The secrets a container sees, by name.
     async fn secrets_seen(&self, container: &Observed) -> Vec<(String, Vec<u8>)>;
+    /// What a container may use, as its host has it.
+    async fn bounds(&self, container: &Observed) -> Bounds;
     /// How many sets of secrets the host keeps.
     async fn secrets_kept(&self) -> usize;
+
+    /// An order for a standby container.
+    fn standby_order(&self) -> StandbyOrder {
+        StandbyOrder {
+            name: ReplicaId(format!("standby.{}", &Uuid::new_v4().simple().to_string()[..10])),
+            boot: Boot {
+                version: LINK_VERSION,
+                key: "key".into(),
+                control_port: CONTROL_PORT,
+                http_port: FUNCTION_PORT,
+                kind: FunctionKind::Watchdog,
+                entrypoint: Vec::new(),
+                command: Vec::new(),
+                user: String::new(),
+                has_home: false,
+                is_standby: true,
+                in_flight_max: None,
+            },
+            limits: Bounds::default(),
+        }
+    }
 
     /// An order for a replica of `name` whose program does what `script` says, as variables of the stand-in.
     async fn order(&self, name: &str, script: &[(&str, &str)]) -> StartOrder {
@@ -63,6 +91,8 @@ pub(super) trait Lab {
                 command: image.command.clone(),
                 user: image.user.clone(),
                 has_home: false,
+                is_standby: false,
+                in_flight_max: None,
             },
             image,
             kind: FunctionKind::Server,
@@ -140,7 +170,20 @@ impl Lab for DockerLab {
     }
 
     async fn crash(&self, container: &Observed) {
-        self.corner.docker.kill_container(&container.container.0, None).await.unwrap();
+        self.kill(&container.container).await;
+    }
+
+    async fn kill(&self, container: &ContainerId) {
+        self.corner.docker.kill_container(&container.0, None).await.unwrap();
+    }
+
+    async fn no_helpers_left(&self) {
+        let gone = async {
+            while !self.corner.containers().await.is_empty() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, gone).await.expect("helpers are removed");
     }
 
     async fn snatch(&self, container: &Observed) {
@@ -163,6 +206,13 @@ impl Lab for DockerLab {
             (name.to_owned(), bytes.collect())
         });
         seen.collect()
+    }
+
+    async fn bounds(&self, container: &Observed) -> Bounds {
+        let found = self.corner.docker.inspect_container(&container.container.0, None).await;
+        let host = found.unwrap().host_config.unwrap();
+        let set = |value: Option<i64>| value.and_then(|v| u64::try_from(v).ok()).filter(|v| *v > 0);
+        Bounds { cpu: set(host.nano_cpus).map(Cpu), memory: set(host.memory).map(Memory) }
     }
 
     async fn secrets_kept(&self) -> usize {
@@ -188,7 +238,13 @@ impl Lab for SimLab {
             entrypoint: vec!["/server".into()],
             command: vec!["a".into(), "b c".into()],
             user: "1000:1000".into(),
+            directory: "/srv".into(),
         });
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(3);
+        archive.append_data(&mut header, "srv/it", &b"it\n"[..]).unwrap();
+        host.add_archive("sha256:51", archive.into_inner().unwrap());
         host.run_programs(stand_in);
         Self { host }
     }
@@ -206,8 +262,15 @@ impl Lab for SimLab {
     }
 
     async fn crash(&self, container: &Observed) {
-        self.host.exit(&container.container, 137);
+        self.kill(&container.container).await;
     }
+
+    async fn kill(&self, container: &ContainerId) {
+        self.host.exit(container, 137);
+    }
+
+    /// There are none.
+    async fn no_helpers_left(&self) {}
 
     async fn snatch(&self, container: &Observed) {
         self.host.remove(&container.container);
@@ -217,6 +280,10 @@ impl Lab for SimLab {
         let files =
             self.host.secrets("one", &container.function, container.revision).unwrap_or_default();
         files.into_iter().map(|file| (file.name.to_string(), file.bytes.to_vec())).collect()
+    }
+
+    async fn bounds(&self, container: &Observed) -> Bounds {
+        self.host.bounds(&container.container).unwrap()
     }
 
     async fn secrets_kept(&self) -> usize {

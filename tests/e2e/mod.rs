@@ -2,9 +2,14 @@
 
 mod bad_images;
 mod deployment;
+mod guests;
+mod hostile;
 mod lifecycle;
 mod load;
 mod logs;
 mod restart;
+mod rights;
 mod samples;
+mod scaling;
+mod slots;
 mod streams;

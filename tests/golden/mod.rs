@@ -6,6 +6,7 @@
 
 mod bad_input;
 mod invoking;
+mod openapi;
 mod provider;
 mod sockets;
 mod stories;

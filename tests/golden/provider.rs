@@ -10,14 +10,16 @@ use axum::http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use hyperfaas_http::auth::BasicAuth;
 use hyperfaas_protocol::control::{CONTROL_PORT, OwnerState};
-use hyperfaas_protocol::moment::Moment;
+use hyperfaas_protocol::moment::{Moment, SystemClock};
 use hyperfaas_protocol::{FunctionKey, Namespace};
 use hyperfaas_provider::api::{Api, ApiSettings, router_until};
 use hyperfaas_provider::catalog::{Catalog, CatalogSettings};
-use hyperfaas_provider::cluster::Cluster;
+use hyperfaas_provider::cluster::{Cluster, ParkingBounds};
 use hyperfaas_provider::dispatch::{Dispatch, DispatchSettings};
 use hyperfaas_provider::engine::sim::{SimEngine, SimHost};
 use hyperfaas_provider::engine::{ContainerId, Observed, ReplicaId};
+use hyperfaas_provider::node::view::NodeView;
+use hyperfaas_provider::scheduler::{Grant, Policy};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -68,13 +70,15 @@ impl Provider {
             max_replicas: 100,
         };
         let catalog = Arc::new(Catalog::open(&settings).expect("a fresh catalog"));
-        let cluster = Arc::new(Cluster::default());
+        let bounds = ParkingBounds { one: 10, all: 1000 };
+        let clock = Arc::new(SystemClock::start());
+        let cluster = Arc::new(Cluster::new(clock, Policy::default(), bounds));
         let dispatch = DispatchSettings {
             head_timeout: Some(Duration::from_secs(10)),
             cold_start_timeout: COLD_START_TIMEOUT,
-            parked_max: 10,
         };
         let api = Api {
+            node: NodeView::default(),
             catalog: Arc::clone(&catalog),
             cluster: Arc::clone(&cluster),
             dispatch: Arc::new(Dispatch::new(Arc::clone(&catalog), Arc::clone(&cluster), dispatch)),
@@ -126,7 +130,7 @@ impl Provider {
             is_running: true,
             address: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         };
-        self.cluster.adopt(&observed, Moment::ZERO);
+        self.cluster.adopt(&observed, Grant::default(), Moment::ZERO);
         self.cluster.reported(&key, &replica, OwnerState::Ready, None, Moment::ZERO);
     }
 }

@@ -4,6 +4,8 @@
 //! `PROBE_FAIL=silent` it never listens.
 #![expect(clippy::print_stdout, reason = "its output is what the log tests read")]
 
+mod hostile;
+
 use std::time::Duration;
 
 use axum::Router;
@@ -43,8 +45,9 @@ async fn main() -> std::io::Result<()> {
         .route("/events", get(events))
         .route("/sleep", any(sleep))
         .route("/say", get(say))
-        .route("/exit", get(exit))
+        .route("/exit", any(exit))
         .route("/upgrade", get(upgrade))
+        .nest("/hostile", hostile::routes())
         .fallback(describe);
     axum::serve(listener, router).await
 }

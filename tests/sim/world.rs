@@ -12,10 +12,11 @@ use hyperfaas_protocol::openfaas::FunctionDeployment;
 use hyperfaas_protocol::quantity::{Cpu, Memory};
 use hyperfaas_protocol::{FunctionKey, FunctionName, Namespace};
 use hyperfaas_provider::catalog::{Catalog, CatalogSettings};
-use hyperfaas_provider::cluster::Cluster;
+use hyperfaas_provider::cluster::{Cluster, ParkingBounds};
 use hyperfaas_provider::dispatch::{Dispatch, DispatchSettings, InvokeError};
 use hyperfaas_provider::engine::sim::{Place, Program, SimEngine, SimHost};
 use hyperfaas_provider::engine::{Engine, Image, Observed, PullPolicy, ReplicaId, StartOrder};
+use hyperfaas_provider::node::HostNode;
 use hyperfaas_provider::reconcile::{Reconciler, Settings};
 use hyperfaas_provider::scheduler::Policy;
 use hyperfaas_provider::spec::FunctionSpec;
@@ -52,6 +53,7 @@ impl World {
             entrypoint: vec!["/f".into()],
             command: Vec::new(),
             user: "1000".into(),
+            directory: String::new(),
         });
         let engine = SimEngine::new(&host, INSTALLATION);
         let runtime = Handle::current();
@@ -65,33 +67,35 @@ impl World {
             max_replicas: 10,
         };
         let catalog = Arc::new(Catalog::open(&settings).unwrap());
-        let cluster = Arc::new(Cluster::default());
+        let policy = Policy {
+            backoff_first: Duration::from_millis(5),
+            backoff_most: Duration::from_millis(20),
+            ..Policy::default()
+        };
+        let bounds = ParkingBounds { one: 1000, all: 10_000 };
+        let clock = Arc::new(SystemClock::start());
+        let cluster = Arc::new(Cluster::new(clock, policy, bounds));
         let dispatch = Dispatch::new(
             Arc::clone(&catalog),
             Arc::clone(&cluster),
             DispatchSettings {
                 head_timeout: Some(Duration::from_secs(10)),
                 cold_start_timeout: Duration::from_secs(10),
-                parked_max: 1000,
             },
         );
-        let shutdown = CancellationToken::new();
+        let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+        let node = HostNode::new(None, Arc::new(engine.clone()), tasks.clone(), shutdown.clone());
         let reconciler = Reconciler {
             catalog: Arc::clone(&catalog),
             cluster,
             engine: Arc::new(engine.clone()),
-            clock: Arc::new(SystemClock::start()),
+            node: Arc::new(node),
             settings: Settings {
-                policy: Policy {
-                    backoff_first: Duration::from_millis(5),
-                    backoff_most: Duration::from_millis(20),
-                    ..Policy::default()
-                },
                 pull: PullPolicy::Missing,
                 drain_timeout: Duration::from_secs(5),
                 stop_grace: Duration::from_secs(1),
             },
-            tasks: TaskTracker::new(),
+            tasks,
             shutdown: shutdown.clone(),
         };
         tokio::spawn(reconciler.run());

@@ -26,7 +26,7 @@ pub(crate) struct Corner {
 }
 
 impl Corner {
-    /// A corner with an image of one file that names a user and variables, and has no shell.
+    /// A corner with an image that names a user and variables, holds the stand-in as `/server`, and has no shell.
     pub(crate) async fn new() -> Self {
         let docker = client();
         docker.ping().await.expect("a Docker engine answers; these tests need one");
@@ -70,6 +70,14 @@ impl Corner {
         header.set_mode(0o644);
         header.set_size(3);
         archive.append_data(&mut header, "srv/it", &b"it\n"[..]).unwrap();
+        header.set_mode(0o600);
+        header.set_uid(1000);
+        header.set_gid(1000);
+        archive.append_data(&mut header, "srv/own", &b"it\n"[..]).unwrap();
+        let stand_in = std::fs::read(env!("CARGO_BIN_EXE_stand-in")).unwrap();
+        header.set_mode(0o755);
+        header.set_size(stand_in.len() as u64);
+        archive.append_data(&mut header, "server", stand_in.as_slice()).unwrap();
         let changes = [
             "USER 1000:1000",
             "ENV FROM_IMAGE=yes BOTH=image",

@@ -5,42 +5,48 @@
 //! function is told to stop only when the last request is answered.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyperfaas_protocol::control::{Boot, FUNCTION_PORT, OwnerState};
 use hyperfaas_protocol::duration::GoDuration;
 use hyperfaas_protocol::moment::SystemClock;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::boot::Place;
 use crate::config::{Config, Mode};
+use crate::control::Desk;
 use crate::exchange::Books;
 use crate::front::Front;
 use crate::health::LockFile;
 use crate::http::{self, Doors, Server};
 use crate::jwt::Guard;
-use crate::load::Told;
+use crate::lane::Lanes;
 use crate::log::{self, Stream, line};
 use crate::pid1::{Reaper, StopSignals};
 use crate::state::State;
-use crate::worker::{Surroundings, Worker};
-use crate::{control, load, worker};
+use crate::worker::{Ground, Switch, Worker};
+use crate::{control, load, sys, worker};
 
 /// Exit code when something that is needed cannot be had.
 const FAILED: u8 = 1;
 /// Exit code when the metrics port is taken, as in the originals.
 const METRICS_FAILED: u8 = 2;
 
+/// After this time what only the start needed is let go.
+const SETTLED: Duration = Duration::from_secs(1);
+
 /// What is running.
 struct App {
-    config: Config,
+    config: Arc<Config>,
     state: Arc<State>,
     books: Arc<Books>,
     lock: LockFile,
     doors: Doors,
-    worker: Worker,
-    /// The owner's process, where the mode has one.
+    switch: Arc<Switch>,
+    /// The owner's function in the first worker, where the container has an owner.
+    worker: Option<Worker>,
+    /// Its process, where the mode has one.
     owner: JoinHandle<Option<u8>>,
     is_managed: bool,
 }
@@ -91,35 +97,32 @@ impl App {
             fail(FAILED, format_args!("Error installing the handler for SIGCHLD: {e}"))
         })?;
         let front = config.is_relay.then(|| Arc::new(Front::closed()));
-        let around = Surroundings {
-            environment,
-            seal,
-            reaper,
-            state: state.clone(),
-            clock,
-            is_managed,
-            // Tests pick no fixed port.
-            front: front
-                .clone()
-                .map(|front| (front, if config.port == 0 { 0 } else { FUNCTION_PORT })),
-        };
-        let worker = Worker::new(&config, around);
+        let config = Arc::new(config);
+        let ground = Ground { environment, seal, reaper, clock, is_managed };
+        let switch = Arc::new(Switch::new(ground, config.clone()));
+        // Tests pick no fixed port.
+        let own_port = if config.port == 0 { 0 } else { FUNCTION_PORT };
+        let worker = switch.begin(&state, front.clone().map(|front| (front, own_port)));
         let books = Arc::new(Books::new(config.max_inflight, clock));
         announce(&config);
         let listener = open(config.port, "Listening on port")?;
+        let doors = Doors::open();
         if let Some(boot) = &boot {
-            let told = load::start(books.clone(), &config.cgroup_root, clock);
-            open_control(boot, &state, told)?;
+            let table = switch.table().clone();
+            let told = load::start(books.clone(), table, &config.cgroup_root, clock);
+            let lanes = Arc::new(Lanes::new(switch.table().clone(), books.clone(), &doors));
+            let desk = Desk { state: state.clone(), told, switch: switch.clone(), lanes };
+            open_control(boot, desk)?;
         }
         open_metrics(&config, &books, is_managed)?;
-        let doors = Doors::open();
         let app = Self {
-            owner: start_owner(&worker),
+            owner: start_owner(worker.as_ref()),
             config,
             state,
             books,
             lock,
             doors,
+            switch,
             worker,
             is_managed,
         };
@@ -130,21 +133,22 @@ impl App {
 
     fn serve(&self, listener: TcpListener, front: Option<Arc<Front>>, guard: Option<Guard>) {
         let server = Arc::new(Server {
-            worker: self.worker.clone(),
+            table: self.switch.table().clone(),
             books: self.books.clone(),
             state: self.state.clone(),
             lock: self.lock.clone(),
-            ready_path: self.config.ready_path.clone(),
-            timeouts: self.config.timeouts,
+            config: self.config.clone(),
             is_managed: self.is_managed,
-            is_relay: self.config.is_relay,
-            dialect: self.config.dialect,
             guard,
         });
         for front in [Some(Arc::new(Front::with(listener))), front].into_iter().flatten() {
             http::serve(server.clone(), front, &self.doors);
         }
-        self.worker.announce(&self.state);
+        match &self.worker {
+            Some(worker) => worker.announce(&self.state),
+            // Its workers wait for others' functions, and can take them.
+            None => self.state.enter(OwnerState::Ready, None),
+        }
     }
 
     fn write_lock(&self) -> Result<(), u8> {
@@ -172,6 +176,10 @@ impl App {
 
     /// Waits for the end: a signal, or the owner's process taking us along.
     async fn live(mut self, signals: &mut StopSignals) -> u8 {
+        tokio::spawn(async {
+            tokio::time::sleep(SETTLED).await;
+            sys::trim();
+        });
         tokio::select! {
             signal = signals.wait() => self.drain(signal).await,
             code = &mut self.owner => match code {
@@ -188,6 +196,7 @@ impl App {
             if self.is_managed { GoDuration::from_secs(0) } else { self.config.timeouts.health };
         line!("{signal}: no new connections in {interval}");
         self.state.enter(OwnerState::Draining, None);
+        self.switch.stop();
         if !self.config.suppress_lock {
             line!("Removing lock-file : {}", self.lock.path().display());
             self.lock.remove();
@@ -197,19 +206,22 @@ impl App {
         if !self.doors.close(self.config.timeouts.drain()).await {
             line!("Error in Shutdown: context deadline exceeded");
         }
-        if let Some(owner) = self.worker.owner() {
-            owner.stop();
-            // Bounded: the owner kills what does not stop.
-            let _ = self.owner.await;
-        }
+        let first = async {
+            if let Some(owner) = self.worker.as_ref().and_then(Worker::owner) {
+                owner.stop();
+                // Bounded: the owner kills what does not stop.
+                let _ = self.owner.await;
+            }
+        };
+        tokio::join!(first, self.switch.end());
         line!("Exiting. Active connections: {}", self.books.running());
         0
     }
 }
 
 /// The owner's process, or for modes without one a task that never ends.
-fn start_owner(worker: &Worker) -> JoinHandle<Option<u8>> {
-    match worker.owner() {
+fn start_owner(worker: Option<&Worker>) -> JoinHandle<Option<u8>> {
+    match worker.and_then(Worker::owner) {
         Some(owner) => tokio::spawn(worker::Owner::run(owner.clone())),
         None => tokio::spawn(std::future::pending()),
     }
@@ -249,9 +261,9 @@ fn open(port: u16, what: &str) -> Result<TcpListener, u8> {
     }
 }
 
-fn open_control(boot: &Boot, state: &Arc<State>, told: watch::Receiver<Told>) -> Result<(), u8> {
+fn open_control(boot: &Boot, desk: Desk) -> Result<(), u8> {
     let listener = open(boot.control_port, "Control link listening on port")?;
-    control::serve(listener, boot, state.clone(), told);
+    control::serve(listener, boot, desk);
     Ok(())
 }
 

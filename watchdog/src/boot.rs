@@ -51,7 +51,13 @@ impl Place {
             .map(|(_, value)| parse(value))
             .transpose()?;
         let mut environment = for_workers(variables);
-        let mut seal = Seal { user: None, managed: boot.is_some(), oom_score: oom_score() };
+        let mut seal = Seal {
+            user: None,
+            managed: boot.is_some(),
+            oom_score: oom_score(),
+            mark: None,
+            cage: None,
+        };
         if let Some(boot) = &boot {
             let user = user::load(&boot.user)?;
             if !boot.has_home {

@@ -1,26 +1,33 @@
-//! The control link: the provider dials, proves that it may, and is told every change of the owner's state and of the load.
+//! The control link: the provider dials, proves that it may, is told every change of state and load, and gives orders.
 //!
-//! In: one [`Hello`] line. Out: [`Report`] lines: what holds now at once, and what has changed after that.
-//! Always: a peer is told the newest of each kind, so what it was too slow for, or away for, is not kept for it; a peer without the key, too slow or too long-winded is dropped without a byte; the key is compared in constant
-//! time; the number of peers is bounded; a peer that does not read is dropped.
+//! In: one [`Hello`] line, then [`Order`] lines. Out: [`Report`] lines: what holds now at once, and what has changed after that.
+//! Always: a peer is told the newest of each kind, so what it was too slow for, or away for, is not kept for it; a peer
+//! without the key, too slow or too long-winded is dropped without a byte; the key is compared in constant time; the number
+//! of peers is bounded; a peer that does not read is dropped; a line that is no order drops its peer and changes nothing.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyperfaas_protocol::control::{Boot, Hello, LINE_MAX, LINK_VERSION, Report};
+use hyperfaas_protocol::control::{
+    Boot, Hello, LINE_MAX, LINK_VERSION, ORDER_MAX, Order, Report, WORKERS, WorkerReport,
+};
+use hyperfaas_protocol::lane::{Greeting, MAGIC};
 use rustix::net::sockopt;
 use subtle::ConstantTimeEq;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
+use crate::guestlog::Reader;
+use crate::lane::Lanes;
 use crate::load::Told;
 use crate::log::line;
 use crate::state::{State, Status};
+use crate::worker::{Answer, Switch};
 
-/// Most peers that have not yet said hello.
-const STRANGERS_MAX: usize = 16;
+/// Most peers that have not yet said hello. The provider dials a few lanes at a time.
+const STRANGERS_MAX: usize = 32;
 /// Most peers that are being told; the provider needs one, and a second while it restarts.
 const PEERS_MAX: usize = 4;
 /// Longest a peer may take to say hello, and to take a line.
@@ -32,13 +39,22 @@ const REASON_MAX: usize = 300;
 /// Pause after an `accept` that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Read from a peer at once, in bytes.
+const CHUNK: usize = 4096;
+/// Bytes of guests' log lines sent at once; in between comes whatever else there is to say.
+const LOG_PORTION: usize = 32 << 10;
+
+/// What peers are told about, and who carries out their orders.
+#[derive(Debug, Clone)]
+pub(crate) struct Desk {
+    pub(crate) state: Arc<State>,
+    pub(crate) told: watch::Receiver<Told>,
+    pub(crate) switch: Arc<Switch>,
+    pub(crate) lanes: Arc<Lanes>,
+}
+
 /// Serves the link on `listener` for as long as the watchdog lives.
-pub(crate) fn serve(
-    listener: TcpListener,
-    boot: &Boot,
-    state: Arc<State>,
-    told: watch::Receiver<Told>,
-) {
+pub(crate) fn serve(listener: TcpListener, boot: &Boot, desk: Desk) {
     let key: Arc<str> = boot.key.as_str().into();
     let (strangers, peers) =
         (Arc::new(Semaphore::new(STRANGERS_MAX)), Arc::new(Semaphore::new(PEERS_MAX)));
@@ -49,24 +65,43 @@ pub(crate) fn serve(
                 continue;
             };
             let Ok(stranger) = strangers.clone().try_acquire_owned() else { continue };
-            let (key, peers) = (key.clone(), peers.clone());
-            let (state, told) = (state.clone(), told.clone());
+            let (key, peers, desk) = (key.clone(), peers.clone(), desk.clone());
             tokio::spawn(async move {
-                let hello =
-                    tokio::time::timeout(PATIENCE, greet(&mut stream, &key)).await.ok().flatten();
+                let first = tokio::time::timeout(PATIENCE, first(&mut stream, &key)).await;
                 drop(stranger);
-                let Some(hello) = hello else { return };
+                let (hello, rest) = match first.ok().flatten() {
+                    Some(First::Link(hello, rest)) => (hello, rest),
+                    Some(First::Lane(greeting)) => return desk.lanes.serve(stream, greeting).await,
+                    None => return,
+                };
                 let Ok(_peer) = peers.try_acquire() else { return };
-                let news = News::new(&state, hello.load.then_some(told));
+                let news = News::new(&desk, &hello);
+                let orders = hello.workers.then(|| Orders { switch: desk.switch, text: rest });
                 // A peer that is gone dials again.
-                let _ = report(stream, news).await;
+                let _ = report(stream, news, orders).await;
             });
         }
     });
 }
 
-/// The peer's first line, if it presents the key.
-async fn greet(stream: &mut TcpStream, key: &str) -> Option<Hello> {
+/// What a peer with the key wants.
+enum First {
+    /// The control link; with what came behind its first line.
+    Link(Hello, Vec<u8>),
+    Lane(Greeting),
+}
+
+/// Decides by the first byte.
+async fn first(stream: &mut TcpStream, key: &str) -> Option<First> {
+    let mut byte = [0];
+    if stream.peek(&mut byte).await.ok()? == 1 && byte[0] == MAGIC[0] {
+        return Lanes::greet(stream, key).await.map(First::Lane);
+    }
+    greet(stream, key).await.map(|(hello, rest)| First::Link(hello, rest))
+}
+
+/// The peer's first line, if it presents the key, and what came behind it.
+async fn greet(stream: &mut TcpStream, key: &str) -> Option<(Hello, Vec<u8>)> {
     let mut text = Vec::with_capacity(256);
     let mut chunk = [0; 256];
     let end = loop {
@@ -88,26 +123,92 @@ async fn greet(stream: &mut TcpStream, key: &str) -> Option<Hello> {
             hello.version
         );
     }
-    (knows_key && hello.version == LINK_VERSION).then_some(hello)
+    let rest = text.split_off(end + 1);
+    (knows_key && hello.version == LINK_VERSION).then_some((hello, rest))
 }
 
-/// Tells what holds now and every change, until the peer is gone.
-async fn report(mut stream: TcpStream, mut news: News) -> io::Result<()> {
+/// Tells what holds now and every change, and follows orders, until the peer is gone.
+async fn report(
+    mut stream: TcpStream,
+    mut news: News,
+    mut orders: Option<Orders>,
+) -> io::Result<()> {
     sockopt::set_socket_keepalive(&stream, true)?;
     sockopt::set_tcp_keepidle(&stream, KEEPALIVE)?;
     stream.set_nodelay(true)?;
+    let mut chunk = vec![0; if orders.is_some() { CHUNK } else { 1 }];
     loop {
-        let text = news.take();
+        let refusals = match &mut orders {
+            Some(orders) => orders.follow(&mut news)?,
+            None => Vec::new(),
+        };
+        let mut text = news.take();
+        text.extend(refusals);
         if !text.is_empty() {
             tokio::time::timeout(PATIENCE, stream.write_all(&text)).await??;
         }
-        let mut rest = [0; 1];
         tokio::select! {
             is_open = news.changed() => if !is_open { return Ok(()) },
-            // This version of the link has no orders: whatever comes, or the end, closes it.
-            _ = stream.read(&mut rest) => return Ok(()),
+            read = stream.read(&mut chunk) => match (read?, &mut orders) {
+                // Whoever gives no orders has nothing to say.
+                (0, _) | (_, None) => return Ok(()),
+                (count, Some(orders)) => orders.text.extend_from_slice(&chunk[..count]),
+            },
         }
     }
+}
+
+/// What a peer has said since its greeting.
+struct Orders {
+    switch: Arc<Switch>,
+    text: Vec<u8>,
+}
+
+impl Orders {
+    /// Follows every order that is complete; lines about those that are not carried out.
+    ///
+    /// # Errors
+    /// When something is no order, or too long for one.
+    fn follow(&mut self, news: &mut News) -> io::Result<Vec<u8>> {
+        let mut refusals = Vec::new();
+        let mut start = 0;
+        while let Some(end) = memchr::memchr(b'\n', &self.text[start..]) {
+            let line = &self.text[start..start + end];
+            start += end + 1;
+            match self.switch.order(parse(line)?) {
+                Answer::Followed => {}
+                Answer::Repeated(worker) => news.repeat(worker),
+                Answer::Refused { worker, epoch, reason } => {
+                    line!("Order refused: worker {worker}, epoch {epoch}: {reason}");
+                    let reason = shortened(&reason);
+                    add(&mut refusals, &Report::Refused { worker, epoch, reason });
+                }
+            }
+        }
+        self.text.drain(..start);
+        if self.text.len() >= ORDER_MAX {
+            return Err(no_order("it is too long"));
+        }
+        if self.text.is_empty() {
+            self.text.shrink_to(CHUNK);
+        }
+        Ok(refusals)
+    }
+}
+
+/// Reads one order. Its text may hold a guest's environment, so an error tells only where it is wrong.
+fn parse(line: &[u8]) -> io::Result<Order> {
+    if line.len() >= ORDER_MAX {
+        return Err(no_order("it is too long"));
+    }
+    serde_json::from_slice(line).map_err(|error| {
+        no_order(&format!("{:?} error in column {}", error.classify(), error.column()))
+    })
+}
+
+fn no_order(why: &str) -> io::Error {
+    line!("Control link: closed, a line is no order: {why}");
+    io::ErrorKind::InvalidData.into()
 }
 
 /// What one peer has not been told yet.
@@ -119,49 +220,129 @@ struct News {
     state: Option<Status>,
     crossings: Option<u64>,
     reports: u64,
+    /// `None` for a peer that does not want it.
+    workers: Option<Workers>,
+    /// The same for what guests say.
+    guests: Option<Reader>,
+}
+
+/// What one peer has not been told yet about the workers.
+struct Workers {
+    switch: Arc<Switch>,
+    now: watch::Receiver<[WorkerReport; WORKERS]>,
+    has_abilities: bool,
+    /// What was told last.
+    told: [Option<WorkerReport>; WORKERS],
+}
+
+impl Workers {
+    fn new(switch: &Arc<Switch>) -> Self {
+        let now = switch.table().reports();
+        Self { switch: switch.clone(), now, has_abilities: false, told: Default::default() }
+    }
+
+    fn take(&mut self, text: &mut Vec<u8>) {
+        if !std::mem::replace(&mut self.has_abilities, true) {
+            add(text, &Report::Abilities(self.switch.abilities()));
+        }
+        for (now, told) in self.now.borrow_and_update().iter().zip(&mut self.told) {
+            if told.as_ref() != Some(now) {
+                let reason = now.reason.as_deref().map(shortened);
+                add(text, &Report::Worker(WorkerReport { reason, ..now.clone() }));
+                *told = Some(now.clone());
+            }
+        }
+    }
 }
 
 impl News {
-    fn new(state: &State, told: Option<watch::Receiver<Told>>) -> Self {
-        Self { status: state.watch(), told, state: None, crossings: None, reports: 0 }
+    fn new(desk: &Desk, hello: &Hello) -> Self {
+        Self {
+            status: desk.state.watch(),
+            told: hello.load.then(|| desk.told.clone()),
+            state: None,
+            crossings: None,
+            reports: 0,
+            workers: hello.workers.then(|| Workers::new(&desk.switch)),
+            guests: hello.workers.then(|| desk.switch.guests().read()),
+        }
+    }
+
+    /// Tells how `worker` stands once more.
+    fn repeat(&mut self, worker: u8) {
+        if let Some(told) =
+            self.workers.as_mut().and_then(|it| it.told.get_mut(usize::from(worker)))
+        {
+            *told = None;
+        }
     }
 
     /// Resolves when there may be something to tell; to `false` when there never will be.
     async fn changed(&mut self) -> bool {
-        match &mut self.told {
-            Some(told) => tokio::select! {
-                changed = self.status.changed() => changed.is_ok(),
-                changed = told.changed() => changed.is_ok(),
-            },
-            None => self.status.changed().await.is_ok(),
+        tokio::select! {
+            changed = self.status.changed() => changed.is_ok(),
+            changed = next(self.told.as_mut()) => changed,
+            changed = next(self.workers.as_mut().map(|it| &mut it.now)) => changed,
+            changed = spoken(self.guests.as_mut()) => changed,
         }
     }
 
     /// Lines about what is new, and never about it again.
     fn take(&mut self) -> Vec<u8> {
         let mut text = Vec::new();
+        if let Some(workers) = &mut self.workers {
+            workers.take(&mut text);
+        }
         let status = self.status.borrow_and_update().clone();
         if self.state.as_ref() != Some(&status) {
             add(&mut text, &state_report(&status));
             self.state = Some(status);
         }
+        self.take_load(&mut text);
+        // Last, so that a guest that says much delays nothing.
+        for line in self.guests.as_mut().map(|it| it.take(LOG_PORTION)).unwrap_or_default() {
+            add(&mut text, &Report::Log(line));
+        }
+        text
+    }
+
+    fn take_load(&mut self, text: &mut Vec<u8>) {
         let Some(told) = self.told.as_mut().map(|told| *told.borrow_and_update()) else {
-            return text;
+            return;
         };
         if self.crossings.replace(told.mark.crossings) != Some(told.mark.crossings) {
-            add(&mut text, &Report::Watermark(told.mark));
+            add(text, &Report::Watermark(told.mark));
         }
         if let Some(load) = told.load.filter(|_| self.reports != told.reports) {
             self.reports = told.reports;
-            add(&mut text, &Report::Load(Box::new(load)));
+            add(text, &Report::Load(Box::new(load)));
         }
-        text
+    }
+}
+
+/// Waits for a change; for ever where there is nothing to watch. `false` when there will be none any more.
+async fn next<T>(watched: Option<&mut watch::Receiver<T>>) -> bool {
+    match watched {
+        Some(watched) => watched.changed().await.is_ok(),
+        None => std::future::pending().await,
+    }
+}
+
+/// The same for what guests say.
+async fn spoken(reader: Option<&mut Reader>) -> bool {
+    match reader {
+        Some(reader) => reader.changed().await,
+        None => std::future::pending().await,
     }
 }
 
 fn state_report(status: &Status) -> Report {
-    let reason = status.reason.as_ref().map(|reason| reason.chars().take(REASON_MAX).collect());
+    let reason = status.reason.as_deref().map(shortened);
     Report::State { state: status.state, reason }
+}
+
+fn shortened(reason: &str) -> String {
+    reason.chars().take(REASON_MAX).collect()
 }
 
 fn add(text: &mut Vec<u8>, report: &Report) {
@@ -182,7 +363,11 @@ mod tests {
 
     #[test]
     fn a_line_stays_below_its_bound_whatever_the_reason() {
-        let status = Status { state: OwnerState::Crashed, reason: Some("\u{1}".repeat(100_000)) };
+        let status = Status {
+            state: OwnerState::Crashed,
+            reason: Some("\u{1}".repeat(100_000)),
+            crashes: 1,
+        };
         let mut line = Vec::new();
         add(&mut line, &state_report(&status));
         assert!(line.len() <= LINE_MAX && line.ends_with(b"}\n"));
@@ -194,7 +379,16 @@ mod tests {
         let (state, told) = (State::new(), watch::Sender::new(Told::START));
         let starting = Report::State { state: OwnerState::Starting, reason: None };
         let calm = Report::Watermark(Watermark::CALM);
-        let mut news = News::new(&state, Some(told.subscribe()));
+        let view = |told| News {
+            status: state.watch(),
+            told,
+            state: None,
+            crossings: None,
+            reports: 0,
+            workers: None,
+            guests: None,
+        };
+        let mut news = view(Some(told.subscribe()));
         assert_eq!(lines(&news.take()), [starting.clone(), calm]);
         assert!(news.take().is_empty());
 
@@ -207,9 +401,9 @@ mod tests {
         let high = Report::Watermark(mark);
         assert_eq!(lines(&news.take()), [high.clone(), load.clone()]);
         assert!(news.take().is_empty());
-        let mut late = News::new(&state, Some(told.subscribe()));
+        let mut late = view(Some(told.subscribe()));
         assert_eq!(lines(&late.take()), [starting.clone(), high, load]);
-        let mut old = News::new(&state, None);
+        let mut old = view(None);
         assert_eq!(lines(&old.take()), [starting]);
     }
 }

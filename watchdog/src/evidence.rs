@@ -24,17 +24,18 @@ const CLASSIC: [&[u8]; 2] =
     [b"godhctaw-cissalc/saafnepo/moc.buhtig", b"godhctaw/saaf/saafnepo/moc.buhtig"];
 
 /// Looks into `/usr/bin/fwatchdog`, `./fwatchdog` and `fwatchdog` in each directory of `path`; the first that tells wins.
-pub(crate) fn scan(path: &str) -> Option<Dialect> {
+///
+/// `open` opens one of them, if it is there.
+pub(crate) fn scan(path: &str, open: impl Fn(&Path) -> Option<File>) -> Option<Dialect> {
     let fixed = ["/usr/bin/fwatchdog", "./fwatchdog"].map(PathBuf::from);
     let searched = path
         .split(':')
         .filter(|d| !d.is_empty())
         .map(|directory| Path::new(directory).join("fwatchdog"));
-    fixed.into_iter().chain(searched).find_map(|path| scan_file(&path))
+    fixed.into_iter().chain(searched).find_map(|path| scan_file(open(&path)?))
 }
 
-fn scan_file(path: &Path) -> Option<Dialect> {
-    let file = File::open(path).ok()?;
+fn scan_file(file: File) -> Option<Dialect> {
     let meta = file.metadata().ok()?;
     let is_us = std::fs::metadata("/proc/self/exe")
         .is_ok_and(|us| (us.dev(), us.ino()) == (meta.dev(), meta.ino()));

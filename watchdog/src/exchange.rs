@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hyper::{Method, Request, Uri};
+use hyper::{Method, Request};
 use hyperfaas_protocol::moment::{Clock, Moment, SystemClock};
 use tokio::sync::Notify;
 
-use crate::admission::{Admission, Load, admit};
 use crate::log;
 use crate::metrics::Metrics;
+use crate::worker::Claim;
 
 /// Code counted for a request whose client left before there was an answer.
 const CLIENT_GONE: u16 = 504;
@@ -88,13 +88,20 @@ impl Books {
         self.arrival.notified().await;
     }
 
-    /// What would become of one more request now.
-    pub(crate) fn admission(&self) -> Admission {
-        admit(Load { in_flight: self.running(), limit: self.limit() })
+    /// Opens the books for a request whose head nobody here has read.
+    pub(crate) fn open_unnamed(self: &Arc<Self>) -> Exchange {
+        // A token of the right form that no metric has a name for.
+        let method = Method::from_bytes(b"UNKNOWN").unwrap_or_default();
+        self.begin(method, String::new())
     }
 
     /// Opens the books for a request, whether it will be admitted or not.
     pub(crate) fn open<B>(self: &Arc<Self>, request: &Request<B>) -> Exchange {
+        let target = request.uri().path_and_query().map_or("", |target| target.as_str());
+        self.begin(request.method().clone(), target.to_owned())
+    }
+
+    fn begin(self: &Arc<Self>, method: Method, target: String) -> Exchange {
         self.metrics.begin();
         self.arrived.fetch_add(1, Ordering::Relaxed);
         if self.running.fetch_add(1, Ordering::Relaxed) == 0 {
@@ -102,11 +109,12 @@ impl Books {
         }
         Exchange {
             books: self.clone(),
-            method: request.method().clone(),
-            uri: request.uri().clone(),
+            method,
+            target,
             start: self.clock.now(),
             code: None,
             access: None,
+            claim: None,
         }
     }
 }
@@ -116,10 +124,11 @@ impl Books {
 pub(crate) struct Exchange {
     books: Arc<Books>,
     method: Method,
-    uri: Uri,
+    target: String,
     start: Moment,
     code: Option<u16>,
     access: Option<Access>,
+    claim: Option<Claim>,
 }
 
 /// What the access line says beyond method, target and time.
@@ -139,9 +148,20 @@ impl Exchange {
         self.books.clock.now().since(self.start)
     }
 
+    /// Keeps its place in a worker until it is over.
+    pub(crate) fn hold(&mut self, claim: Claim) {
+        self.claim = Some(claim);
+    }
+
     /// Notes that it is turned away because too many are in flight.
     pub(crate) fn refused(&self) {
         self.books.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Says what it was, as soon as that is known.
+    pub(crate) fn name(&mut self, method: Method, target: String) {
+        self.method = method;
+        self.target = target;
     }
 
     /// Notes the status of the answer.
@@ -162,13 +182,14 @@ impl Drop for Exchange {
         self.books.service_us.fetch_add(elapsed_us, Ordering::Relaxed);
         self.books.served.fetch_add(1, Ordering::Relaxed);
         self.books.running.fetch_sub(1, Ordering::Relaxed);
+        self.claim = None;
         self.books.metrics.end(&self.method, self.code.unwrap_or(CLIENT_GONE), elapsed);
         if let Some(Access { status, length, call_id }) = self.access.take() {
-            let target = self.uri.path_and_query().map_or("", |target| target.as_str());
             let call_id = call_id.map(|id| format!(" [{id}]")).unwrap_or_default();
             log::line!(
-                "{} {target} - {status} - ContentLength: {} ({:.4}s){call_id}",
+                "{} {} - {status} - ContentLength: {} ({:.4}s){call_id}",
                 self.method,
+                self.target,
                 HumanSize(length),
                 elapsed.as_secs_f64()
             );

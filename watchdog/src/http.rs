@@ -8,6 +8,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,13 +21,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use hyperfaas_protocol::control::OwnerState;
 use jiff::Timestamp;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Load, admit};
 use crate::body::Body;
-use crate::config::{Dialect, Timeouts};
+use crate::config::{Config, Dialect, Mode};
 use crate::exchange::Books;
 use crate::front::Front;
 use crate::gate::{self, Turn};
@@ -36,7 +38,7 @@ use crate::jwt::{Denial, Guard};
 use crate::log::line;
 use crate::metrics;
 use crate::state::State;
-use crate::worker::{self, Worker};
+use crate::worker::{self, Running, Table};
 
 /// Longest queue of connections not yet accepted; the kernel cuts it to its own limit.
 const BACKLOG: u32 = 4096;
@@ -56,16 +58,13 @@ const METRICS_PATIENCE: Duration = Duration::from_millis(500);
 /// Everything the port needs to answer.
 #[derive(Debug)]
 pub(crate) struct Server {
-    pub(crate) worker: Worker,
+    pub(crate) table: Arc<Table>,
     pub(crate) books: Arc<Books>,
     pub(crate) state: Arc<State>,
     pub(crate) lock: LockFile,
-    pub(crate) ready_path: Option<String>,
-    pub(crate) timeouts: Timeouts,
+    /// The owner's settings.
+    pub(crate) config: Arc<Config>,
     pub(crate) is_managed: bool,
-    pub(crate) is_relay: bool,
-    /// Which original decides the order of checks.
-    pub(crate) dialect: Dialect,
     /// `jwt_auth`.
     pub(crate) guard: Option<Guard>,
 }
@@ -84,6 +83,11 @@ impl Doors {
         let (guest, guests) = mpsc::channel(1);
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         Self { closing: watch::Sender::new(false), guest, guests, places }
+    }
+
+    /// For those that serve connections of another kind: whether the doors are closing, and what to hold while a request runs.
+    pub(crate) fn watch(&self) -> (watch::Receiver<bool>, mpsc::WeakSender<()>) {
+        (self.closing.subscribe(), self.guest.downgrade())
     }
 
     /// Accepts nothing more, and waits until every connection is closed, at most `patience`; whether all were.
@@ -161,13 +165,13 @@ async fn connection(
 ) {
     // Without it answers wait for acknowledgements; a failure only costs time.
     let _ = stream.set_nodelay(true);
-    let io = TokioIo::new(Guarded::new(stream, server.timeouts.write.positive()));
+    let io = TokioIo::new(Guarded::new(stream, server.config.timeouts.write.positive()));
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(server.timeouts.read.positive());
+    builder.timer(TokioTimer::new()).header_read_timeout(server.config.timeouts.read.positive());
     builder.title_case_headers(true).max_headers(HEADERS_MAX).max_buf_size(HEAD_MAX);
     // A process that reads its input to the end does not mind a client that has finished sending; a relayed request
     // must be given up when its client is gone, and the two look alike.
-    builder.half_close(server.worker.owner().is_none());
+    builder.half_close(!matches!(server.config.mode, Mode::Http { .. }));
     let service = service_fn(move |request| {
         let server = server.clone();
         async move { Ok::<_, Infallible>(server.answer(request, peer).await) }
@@ -189,11 +193,11 @@ impl Server {
         let turn =
             gate::turn(request.method(), request.uri(), request.version(), request.headers());
         match turn {
-            Some(Turn::Redirect(_)) if self.is_relay => {}
+            Some(Turn::Redirect(_)) if self.config.is_relay => {}
             Some(turn) => return turned(turn, request.method()),
             None => {}
         }
-        if self.is_relay {
+        if self.config.is_relay {
             return self.function(request, peer).await;
         }
         match request.uri().path() {
@@ -207,8 +211,7 @@ impl Server {
         if request.method() != Method::GET {
             return worker::empty(StatusCode::METHOD_NOT_ALLOWED);
         }
-        let state = self.state.now();
-        match health::health(state, self.lock.exists(), self.is_managed) {
+        match health::health(self.owner_state(), self.lock.exists(), self.is_managed) {
             Verdict::Good => worker::sniffed(StatusCode::OK, "OK"),
             Verdict::Bad | Verdict::Busy => worker::empty(StatusCode::SERVICE_UNAVAILABLE),
         }
@@ -218,25 +221,42 @@ impl Server {
         if request.method() != Method::GET {
             return worker::empty(StatusCode::METHOD_NOT_ALLOWED);
         }
-        let is_full = matches!(self.books.admission(), Admission::Refuse { .. });
-        match health::readiness(self.state.now(), self.lock.exists(), self.is_managed, is_full) {
+        let running = self.table.owners();
+        let is_full =
+            running.as_ref().is_some_and(|it| matches!(admission(it), Admission::Refuse { .. }));
+        let state = self.owner_state();
+        match health::readiness(state, self.lock.exists(), self.is_managed, is_full) {
             Verdict::Bad => worker::empty(StatusCode::SERVICE_UNAVAILABLE),
             Verdict::Busy => worker::empty(StatusCode::TOO_MANY_REQUESTS),
-            Verdict::Good => match &self.ready_path {
-                Some(path) => {
-                    worker::empty(self.worker.probe(path, request.into_parts().0.headers).await)
+            Verdict::Good => match (&self.config.ready_path, running) {
+                (Some(path), Some(running)) => {
+                    worker::empty(running.mode.probe(path, request.into_parts().0.headers).await)
                 }
-                None => worker::empty(StatusCode::OK),
+                _ => worker::empty(StatusCode::OK),
             },
         }
     }
 
+    /// The state of the owner's function: that of its first worker, unless a second one makes up for it.
+    fn owner_state(&self) -> OwnerState {
+        match self.state.now() {
+            OwnerState::Starting | OwnerState::Crashed if self.table.is_owner_ready() => {
+                OwnerState::Ready
+            }
+            state => state,
+        }
+    }
+
     async fn function(&self, mut request: Request<Incoming>, peer: IpAddr) -> Response<Body> {
-        let admission = self.books.admission();
+        let Some(running) = self.table.owners() else {
+            let text = "this container has no function of its own\n";
+            return worker::sniffed(StatusCode::SERVICE_UNAVAILABLE, text);
+        };
+        let admission = admission(&running);
         let mut exchange = self.books.open(&request);
         // The classic watchdog looks at the token first, of-watchdog at the limit.
         let (is_classic, is_free) =
-            (self.dialect == Dialect::Classic, matches!(admission, Admission::Run));
+            (self.config.dialect == Dialect::Classic, matches!(admission, Admission::Run));
         if let Some(guard) = self.guard.as_ref().filter(|_| is_classic || is_free) {
             if let Err(denial) = guard.check(request.headers(), Timestamp::now().as_second()) {
                 exchange.answered(denial.status.as_u16());
@@ -245,14 +265,25 @@ impl Server {
             request.headers_mut().insert(X_AUTH_SECONDS, worker::seconds(exchange.elapsed()));
         }
         match admission {
-            Admission::Run => self.worker.clone().serve(request, peer, exchange).await,
-            Admission::Refuse { limit } => {
+            Admission::Run => {
+                exchange.hold(running.claim());
+                running.mode.clone().serve(request, peer, exchange).await
+            }
+            // Nobody waits here: the originals refuse at once.
+            Admission::Queue { limit } | Admission::Refuse { limit } => {
                 exchange.refused();
                 exchange.answered(StatusCode::TOO_MANY_REQUESTS.as_u16());
                 refused(limit)
             }
         }
     }
+}
+
+/// What becomes of one more request in that worker.
+fn admission(running: &Running) -> Admission {
+    let in_flight = usize::try_from(running.in_flight()).unwrap_or(usize::MAX);
+    let limit = running.config.max_inflight.map(NonZeroUsize::get);
+    admit(Load { in_flight, limit, queued: 0, queue_max: 0 })
 }
 
 fn denied(request: &Request<Incoming>, denial: &Denial, elapsed: Duration) -> Response<Body> {

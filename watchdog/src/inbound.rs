@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::sync::mpsc;
 use tokio::time::Sleep;
 
 /// Reserved at once for a body of known length that is read whole, in bytes; the rest grows as it arrives.
@@ -50,6 +51,11 @@ enum Source {
     Empty,
     Stream(Incoming),
     Whole(Bytes),
+    /// From a lane; `left` is what is still to come of a body of known length.
+    Lane {
+        pieces: mpsc::Receiver<Result<Bytes, Fault>>,
+        left: Option<u64>,
+    },
 }
 
 impl Inbound {
@@ -70,6 +76,23 @@ impl Inbound {
     /// A body that has already been read.
     pub(crate) const fn whole(bytes: Bytes) -> Self {
         Self { source: Source::Whole(bytes), deadline: None, cell: FaultCell(None) }
+    }
+
+    /// A body that comes through `pieces`, of `length` bytes if that is known.
+    pub(crate) const fn channel(
+        pieces: mpsc::Receiver<Result<Bytes, Fault>>,
+        length: Option<u64>,
+    ) -> Self {
+        Self {
+            source: Source::Lane { pieces, left: length },
+            deadline: None,
+            cell: FaultCell(None),
+        }
+    }
+
+    /// Its length as the client declared it; `None` for a chunked one.
+    pub(crate) fn length(&self) -> Option<u64> {
+        self.size_hint().exact()
     }
 
     pub(crate) const fn is_empty(&self) -> bool {
@@ -135,6 +158,18 @@ impl Body for Inbound {
                 self.source = Source::Empty;
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
             }
+            Source::Lane { pieces, left } => {
+                let piece = std::task::ready!(pieces.poll_recv(cx));
+                return match piece {
+                    Some(Ok(bytes)) => {
+                        let length = bytes.len() as u64;
+                        *left = left.map(|left| left.saturating_sub(length));
+                        Poll::Ready(Some(Ok(Frame::data(bytes))))
+                    }
+                    Some(Err(fault)) => self.fail(fault),
+                    None => Poll::Ready(None),
+                };
+            }
             Source::Stream(incoming) => incoming,
         };
         match Pin::new(incoming).poll_frame(cx) {
@@ -160,6 +195,7 @@ impl Body for Inbound {
             Source::Empty => true,
             Source::Whole(bytes) => bytes.is_empty(),
             Source::Stream(incoming) => incoming.is_end_stream(),
+            Source::Lane { .. } => false,
         }
     }
 
@@ -168,6 +204,7 @@ impl Body for Inbound {
             Source::Empty => SizeHint::with_exact(0),
             Source::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Source::Stream(incoming) => incoming.size_hint(),
+            Source::Lane { left, .. } => left.map_or_else(SizeHint::default, SizeHint::with_exact),
         }
     }
 }

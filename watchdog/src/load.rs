@@ -10,13 +10,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyperfaas_protocol::control::{Level, Load, Watermark};
+use hyperfaas_protocol::control::{Level, Load, WORKERS, Watermark};
 use hyperfaas_protocol::moment::{Clock, Moment, SystemClock};
 use tokio::sync::watch;
 
 use crate::cgroup::{Cgroup, Usage};
 use crate::exchange::{Books, Tally};
 use crate::watermark::{Gauge, Sample, Thresholds, judge};
+use crate::worker::{Table, WorkerTally};
 
 /// Time between samples of a busy container: a condition is told within twice that.
 const SAMPLE_EVERY: Duration = Duration::from_millis(10);
@@ -44,19 +45,25 @@ impl Told {
 }
 
 /// Watches the cgroup at `root` for as long as the watchdog lives.
-pub(crate) fn start(books: Arc<Books>, root: &Path, clock: SystemClock) -> watch::Receiver<Told> {
+pub(crate) fn start(
+    books: Arc<Books>,
+    table: Arc<Table>,
+    root: &Path,
+    clock: SystemClock,
+) -> watch::Receiver<Told> {
     let (sender, receiver) = watch::channel(Told::START);
     let (cgroup, now) = (Cgroup::open(root), clock.now());
-    let tally = books.tally();
+    let (tally, workers) = (books.tally(), table.tallies());
     let usage = cgroup.sample();
     let watcher = Watcher {
         books,
+        table,
         cgroup,
         clock,
         thresholds: Thresholds::default(),
         gauge: Gauge::START,
-        last: Taken { at: now, usage, tally },
-        reported: Taken { at: now, usage, tally },
+        last: Taken { at: now, usage, tally, workers },
+        reported: Taken { at: now, usage, tally, workers },
         busy_at: now,
         is_busy: false,
         is_settled: true,
@@ -72,17 +79,20 @@ struct Taken {
     at: Moment,
     usage: Usage,
     tally: Tally,
+    workers: [WorkerTally; WORKERS],
 }
 
 impl Taken {
-    const fn sample(&self) -> Sample {
-        Sample { usage: self.usage, refused: self.tally.refused }
+    fn sample(&self) -> Sample {
+        let beyond = self.workers.iter().map(|worker| worker.bounced + worker.waited);
+        Sample { usage: self.usage, refused: self.tally.refused + beyond.sum::<u64>() }
     }
 }
 
 #[derive(Debug)]
 struct Watcher {
     books: Arc<Books>,
+    table: Arc<Table>,
     cgroup: Cgroup,
     clock: SystemClock,
     thresholds: Thresholds,
@@ -120,7 +130,7 @@ impl Watcher {
 
     fn take(&mut self) {
         let (usage, tally, now) = (self.cgroup.sample(), self.books.tally(), self.clock.now());
-        let taken = Taken { at: now, usage, tally };
+        let taken = Taken { at: now, usage, tally, workers: self.table.tallies() };
         let mut before = std::mem::replace(&mut self.last, taken);
         if self.is_settled && self.gauge.mark.level == Level::Low {
             // It slept. What happened meanwhile, its own start for one, says nothing about now.
@@ -133,7 +143,7 @@ impl Watcher {
             self.busy_at = now;
             if std::mem::take(&mut self.is_settled) {
                 // What was used while idle is not this busy time's; its first request is.
-                self.reported = Taken { tally: before.tally, ..taken };
+                self.reported = Taken { tally: before.tally, workers: before.workers, ..taken };
             }
         }
         let is_over = !self.is_busy && !self.is_settled && now.since(self.busy_at) >= IDLE_AFTER;
@@ -203,12 +213,14 @@ fn load(from: &Taken, to: &Taken, limit: Option<usize>) -> Load {
         oom_kills: usage.oom_kills,
         cpu_stalled_basis_points: usage.cpu_stalled_basis_points,
         memory_stalled_basis_points: usage.memory_stalled_basis_points,
-        workers: None,
+        workers: Some(std::array::from_fn(|at| to.workers[at].load(&from.workers[at]))),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use hyperfaas_protocol::control::WorkerLoad;
+
     use super::*;
     use crate::cgroup::Quota;
 
@@ -243,6 +255,7 @@ mod tests {
     #[test]
     fn a_report_is_about_the_time_since_the_one_before() {
         let tally = Tally { in_flight: 3, arrived: 14, served: 11, refused: 1, service_us: 9000 };
+        let worker = WorkerTally { served: 1, service_us: 200, ..WorkerTally::default() };
         let usage = Usage {
             cpu_us: Some(250_000),
             quota: Some(Quota { quota_us: 50_000, period_us: 100_000 }),
@@ -252,8 +265,13 @@ mod tests {
             at: at(1000),
             usage: Usage { cpu_us: Some(50_000), ..usage },
             tally: Tally { served: 1, service_us: 4000, ..tally },
+            workers: [worker, WorkerTally { epoch: 3, served: 9, ..worker }],
         };
-        let told = load(&from, &Taken { at: at(2000), usage, tally }, Some(4));
+        let workers = [
+            WorkerTally { served: 5, service_us: 1000, ..worker },
+            WorkerTally { epoch: 4, served: 2, service_us: 50, ..worker },
+        ];
+        let told = load(&from, &Taken { at: at(2000), usage, tally, workers }, Some(4));
         let expected = Load {
             in_flight: 3,
             in_flight_max: Some(4),
@@ -262,10 +280,14 @@ mod tests {
             service_us: Some(500),
             cpu_millicores: Some(200),
             cpu_max_millicores: Some(500),
+            workers: Some([
+                WorkerLoad { served: 5, service_us: Some(200), ..WorkerLoad::default() },
+                WorkerLoad { epoch: 4, served: 2, service_us: Some(25), ..WorkerLoad::default() },
+            ]),
             ..Load::default()
         };
         assert_eq!(told, expected);
-        let nothing = Taken { at: at(2000), usage: Usage::default(), tally };
+        let nothing = Taken { at: at(2000), usage: Usage::default(), tally, workers };
         let told = load(&nothing, &nothing, None);
         assert_eq!((told.service_us, told.cpu_millicores), (None, None));
     }

@@ -15,6 +15,8 @@ use jiff::tz::TimeZone;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::Notify;
 
+use crate::guestlog;
+
 /// Bytes waiting on one stream beyond which workers' pipes are read no further.
 const WORKER_HIGH: usize = 64 << 10;
 /// Bytes waiting on one stream beyond which the watchdog's own lines are dropped and counted.
@@ -58,8 +60,11 @@ static STDOUT: LazyLock<Output> = LazyLock::new(Output::default);
 static STDERR: LazyLock<Output> = LazyLock::new(Output::default);
 static ZONE: LazyLock<TimeZone> = LazyLock::new(|| TimeZone::try_system().unwrap_or(TimeZone::UTC));
 
-/// See [`line!`].
+/// See [`line!`]. In a guest's tasks all of this goes to the guest's own log instead.
 pub(crate) fn write_line(text: fmt::Arguments<'_>) {
+    if guestlog::say(Stream::Stderr, text) {
+        return;
+    }
     let mut queue = STDERR.lock();
     if queue.waiting() > OWN_HIGH {
         queue.dropped += 1;
@@ -74,6 +79,9 @@ pub(crate) fn write_line(text: fmt::Arguments<'_>) {
 
 /// Writes raw bytes as they are, without time or line end; for `write_debug` and `debug_headers`.
 pub(crate) fn write_raw(stream: Stream, bytes: &[u8]) {
+    if guestlog::say_raw(stream, bytes) {
+        return;
+    }
     let output = stream.output();
     let mut queue = output.lock();
     if queue.waiting() > OWN_HIGH {
@@ -87,6 +95,9 @@ pub(crate) fn write_raw(stream: Stream, bytes: &[u8]) {
 
 /// Forwards one line of a worker, with time and stream name in front when `prefix` is set; waits while the queue is full.
 pub(crate) async fn forward(stream: Stream, prefix: bool, text: &[u8]) {
+    if guestlog::forward(stream, prefix, text).await {
+        return;
+    }
     let output = stream.output();
     while output.lock().waiting() > WORKER_HIGH {
         // The writer runs on the same thread and notifies after every write, so no wake-up can slip in between.

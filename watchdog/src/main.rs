@@ -14,15 +14,18 @@ mod exchange;
 mod front;
 mod gate;
 mod guarded;
+mod guestlog;
 mod health;
 mod http;
 mod inbound;
 mod jwt;
+mod knee;
+mod lane;
 mod load;
 mod log;
 mod metrics;
 mod pid1;
-mod sniff;
+mod rooted;
 mod starter;
 mod state;
 mod sys;
@@ -121,8 +124,10 @@ fn serve() -> u8 {
 
 fn configure(place: &Place) -> Result<Config, ConfigError> {
     let is_managed = place.boot.is_some();
-    let scan =
-        || is_managed.then(|| evidence::scan(&variable("PATH").unwrap_or_default())).flatten();
+    let scan = || {
+        let open = |path: &std::path::Path| std::fs::File::open(path).ok();
+        is_managed.then(|| evidence::scan(&variable("PATH").unwrap_or_default(), open)).flatten()
+    };
     Config::from_vars(variable, place.boot.as_ref(), scan)
 }
 

@@ -13,7 +13,7 @@ use rustix::process::{
     Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group, wait,
 };
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::log::line;
 use crate::starter::Starter;
@@ -26,6 +26,8 @@ pub(crate) struct Reaper {
     /// For the event loop's own starts.
     stack: Mutex<ChildStack>,
     starter: OnceLock<Starter>,
+    /// A child has been reaped.
+    reaped: Notify,
 }
 
 /// The children we know of.
@@ -152,6 +154,11 @@ impl Reaper {
         process
     }
 
+    /// Waits for the next child or orphan to be reaped.
+    pub(crate) async fn reaped(&self) {
+        self.reaped.notified().await;
+    }
+
     fn reap(&self) {
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             let Some(exit) = Exit::of(status) else { continue };
@@ -166,6 +173,7 @@ impl Reaper {
                 None => {}
             }
         }
+        self.reaped.notify_waiters();
     }
 
     fn lock(&self) -> MutexGuard<'_, Children> {

@@ -1,4 +1,5 @@
-//! Where the owner's worker stands, for everybody who wants to know: health checks, requests that wait, the provider.
+//! Where the processes of one function in one worker stand, for everybody who wants to know: health checks, the table of
+//! workers, the provider.
 //!
 //! In: changes from whoever causes them. Out: the newest [`Status`], and a wake-up for each change.
 //! Always: once draining, always draining; equal statuses are reported once.
@@ -6,13 +7,15 @@
 use hyperfaas_protocol::control::OwnerState;
 use tokio::sync::watch;
 
-/// The owner's worker at one moment.
+/// A function's processes at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Status {
     /// Where it stands.
     pub(crate) state: OwnerState,
     /// Why, for people.
     pub(crate) reason: Option<String>,
+    /// How often it has crashed.
+    pub(crate) crashes: u64,
 }
 
 /// Holds the newest [`Status`].
@@ -20,20 +23,21 @@ pub(crate) struct Status {
 pub(crate) struct State(watch::Sender<Status>);
 
 impl State {
-    /// Begins with a worker that starts.
+    /// Begins with processes that start.
     pub(crate) fn new() -> Self {
-        Self(watch::Sender::new(Status { state: OwnerState::Starting, reason: None }))
+        Self(watch::Sender::new(Status { state: OwnerState::Starting, reason: None, crashes: 0 }))
     }
 
     /// Enters `state`; nothing leaves [`OwnerState::Draining`].
     pub(crate) fn enter(&self, state: OwnerState, reason: Option<String>) {
-        let next = Status { state, reason };
         self.0.send_if_modified(|now| {
-            let changes = now.state != OwnerState::Draining && *now != next;
-            if changes {
-                *now = next;
+            let is_same = now.state == state && now.reason == reason;
+            if is_same || now.state == OwnerState::Draining {
+                return false;
             }
-            changes
+            let crashes = now.crashes + u64::from(state == OwnerState::Crashed);
+            *now = Status { state, reason, crashes };
+            true
         });
     }
 
@@ -65,8 +69,11 @@ mod tests {
         assert!(!view.has_changed().unwrap());
         state.enter(OwnerState::Ready, None);
         assert!(view.has_changed().unwrap());
+        state.enter(OwnerState::Crashed, Some("exit status 1".into()));
+        state.enter(OwnerState::Crashed, Some("exit status 1".into()));
         state.enter(OwnerState::Draining, None);
         state.enter(OwnerState::Crashed, Some("exit status 1".into()));
-        assert_eq!(view.borrow_and_update().state, OwnerState::Draining);
+        let last = view.borrow_and_update();
+        assert_eq!((last.state, last.crashes), (OwnerState::Draining, 1));
     }
 }

@@ -51,7 +51,7 @@ impl Default for Thresholds {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Sample {
     pub(crate) usage: Usage,
-    /// Requests that were refused because too many were in flight.
+    /// Requests that were refused, sent back or had to wait because too many were in flight.
     pub(crate) refused: u64,
 }
 

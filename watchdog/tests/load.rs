@@ -158,7 +158,11 @@ fn a_busy_container_reports_and_an_idle_one_says_so_once_and_sleeps() {
     let expected = serde_json::json!({
         "event": "load", "in_flight": 1, "in_flight_max": 3, "served": 0, "refused": 0,
         "cpu_millicores": 0, "cpu_max_millicores": 100, "throttled_periods": 0,
-        "memory_bytes": 100, "memory_max_bytes": 1000
+        "memory_bytes": 100, "memory_max_bytes": 1000,
+        "workers": [
+            { "epoch": 0, "in_flight": 1, "queued": 0, "in_flight_max": 3, "served": 0, "bounced": 0 },
+            { "epoch": 0, "in_flight": 0, "queued": 0, "served": 0, "bounced": 0 }
+        ]
     });
     assert_eq!(load, expected);
     begun.finish();
@@ -237,8 +241,10 @@ fn without_a_cgroup_it_counts_requests_all_the_same() {
     let mut watchdog = Watchdog::start(&vars);
     let (_, mut link) = link(&mut watchdog);
     let begun = Begun::new(&watchdog);
-    let expected =
-        serde_json::json!({ "event": "load", "in_flight": 1, "served": 0, "refused": 0 });
+    let worker = |in_flight| serde_json::json!({ "epoch": 0, "in_flight": in_flight, "queued": 0, "served": 0, "bounced": 0 });
+    let expected = serde_json::json!({
+        "event": "load", "in_flight": 1, "served": 0, "refused": 0, "workers": [worker(1), worker(0)]
+    });
     assert_eq!(report(&mut link), expected);
     begun.finish();
 }

@@ -8,9 +8,12 @@
 
 mod conformance;
 mod files;
+mod guests;
 mod improved;
 mod jwt;
+mod lanes;
 mod load;
 mod managed;
 mod support;
 mod trap;
+mod workers;

@@ -22,7 +22,7 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    fn open(watchdog: &mut Watchdog, hello: &str) -> Self {
+    pub(crate) fn open(watchdog: &mut Watchdog, hello: &str) -> Self {
         let line = watchdog.line("Control link listening on port: ");
         let port: u16 = line.rsplit(' ').next().unwrap().parse().unwrap();
         Self::dial(port, hello)
@@ -33,6 +33,10 @@ impl Link {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(hello.as_bytes()).unwrap();
         Self { reader: BufReader::new(stream) }
+    }
+
+    pub(crate) fn say(&mut self, line: &str) {
+        self.reader.get_mut().write_all(format!("{line}\n").as_bytes()).unwrap();
     }
 
     pub(crate) fn line(&mut self) -> String {
@@ -50,7 +54,7 @@ impl Link {
     }
 
     /// Whether the other side closes without a byte.
-    fn is_refused(&mut self) -> bool {
+    pub(crate) fn is_refused(&mut self) -> bool {
         let mut rest = Vec::new();
         match self.reader.read_to_end(&mut rest) {
             Ok(_) => rest.is_empty(),
@@ -231,4 +235,15 @@ fn the_provider_does_not_wait_for_the_health_check_interval() {
     watchdog.signal("TERM");
     assert_eq!(watchdog.exit().code(), Some(0));
     assert!(begin.elapsed() < Duration::from_secs(10), "the interval would be 30 s");
+}
+
+#[test]
+fn a_worker_of_another_user_opens_its_streams_by_name_as_in_plain_docker() {
+    let boot = boot("65534:65533");
+    let script =
+        Script::new("echo out > /dev/stdout; echo err > /proc/self/fd/2; cat < /dev/stdin");
+    let vars = [("fprocess", script.command()), ("HYPERFAAS_BOOT", boot)];
+    let vars: Vec<_> = vars.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let watchdog = Watchdog::start_as_in_a_container(&vars);
+    assert_eq!(watchdog.post("/", b"in\n").text(), "out\nerr\nin\n");
 }

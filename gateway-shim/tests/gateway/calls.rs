@@ -114,11 +114,16 @@ async fn a_provider_that_hangs_or_answers_nonsense_is_a_5xx() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gateway = start(router(config(false), over_http(listener.local_addr().unwrap()), None));
     let garbage = async {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        stream.write_all(b"SSH-2.0-nothing\r\n").await.unwrap();
-        let _ = stream.read(&mut [0; 512]).await;
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"SSH-2.0-nothing\r\n").await.unwrap();
+            let _ = stream.read(&mut [0; 512]).await;
+        }
     };
-    let (answer, ()) = tokio::join!(ask(&gateway, Request::get("/function/f"), ""), garbage);
+    let answer = tokio::select! {
+        answer = ask(&gateway, Request::get("/function/f"), "") => answer,
+        () = garbage => unreachable!("it goes on for ever"),
+    };
     assert_eq!(
         (answer.status, answer.body.as_str()),
         (StatusCode::BAD_GATEWAY, "the provider gave no valid answer\n")
@@ -172,14 +177,17 @@ async fn websockets_pass_with_and_without_a_hop() {
 /// A provider that forwards everything to `worker`, as ours does.
 fn hop(worker: std::net::SocketAddr) -> Router {
     let pool = Pool::new(worker, PoolSettings::default());
-    Router::new().fallback(move |request: axum::extract::Request| {
-        let pool = pool.clone();
-        async move {
-            hyperfaas_http::forward(&pool, request, &hyperfaas_http::ForwardOptions::default())
-                .await
-                .unwrap()
-        }
-    })
+    let unknown = axum::routing::get(async || StatusCode::NOT_FOUND);
+    Router::new().route("/system/function/{name}", unknown).fallback(
+        move |request: axum::extract::Request| {
+            let pool = pool.clone();
+            async move {
+                hyperfaas_http::forward(&pool, request, &hyperfaas_http::ForwardOptions::default())
+                    .await
+                    .unwrap()
+            }
+        },
+    )
 }
 
 async fn read_until(stream: &mut TcpStream, end: &str) -> String {

@@ -2,7 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "these are tests, their helper functions included")]
 
+mod access;
+mod alerts;
 mod calls;
+mod later;
+mod path;
 mod program;
 mod support;
 mod system;

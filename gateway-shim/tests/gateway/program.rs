@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 
 use http::{Request, StatusCode};
 
@@ -13,8 +14,67 @@ fn program() -> Command {
     command
 }
 
-/// Kills the program if a test ends early.
+/// The program, serving in front of a provider; killed if a test ends early.
+pub(crate) struct Program {
+    pub(crate) gateway: Server,
+    /// What it logs after it has begun to listen.
+    pub(crate) lines: mpsc::Receiver<String>,
+    child: Running,
+}
+
+/// A process that ends with the test.
 struct Running(Child);
+
+impl Program {
+    /// Starts the program on free ports with the settings of `more`, and waits until it listens.
+    pub(crate) fn start(provider: std::net::SocketAddr, more: &[(&str, &str)]) -> Self {
+        let mut command = program();
+        command
+            .env("functions_provider_url", format!("http://{provider}/"))
+            .env("bind_address", "127.0.0.1")
+            .env("port", "0")
+            .env("metrics_port", "0")
+            .env("HYPERFAAS_LOG_FORMAT", "json")
+            .env("HYPERFAAS_ASYNC_DIR", "off");
+        let mut child = Running(command.envs(more.iter().copied()).spawn().unwrap());
+        let mut log = BufReader::new(child.0.stderr.take().unwrap());
+        let address = loop {
+            let mut line = String::new();
+            assert_ne!(log.read_line(&mut line).unwrap(), 0, "it ended before it listened");
+            let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+            if line["message"] == "gateway listening" {
+                break line["address"].as_str().unwrap().parse().unwrap();
+            }
+        };
+        let (tell, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            log.lines().map_while(Result::ok).try_for_each(|line| tell.send(line))
+        });
+        Self { gateway: Server::at(address), lines, child }
+    }
+
+    /// The next line of the log that holds `text`.
+    pub(crate) fn logged(&self, text: &str) -> String {
+        loop {
+            let line = self.lines.recv_timeout(std::time::Duration::from_secs(30)).unwrap();
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(mut self) {
+        self.child.0.kill().unwrap();
+        self.child.0.wait().unwrap();
+    }
+
+    /// Asks it to stop; whether it ended well.
+    pub(crate) fn stop(mut self) -> bool {
+        let stopped = Command::new("kill").arg(self.child.0.id().to_string()).status().unwrap();
+        stopped.success() && self.child.0.wait().unwrap().success()
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -46,27 +106,15 @@ async fn it_serves_until_it_is_asked_to_stop() {
     let secrets = tempfile::tempdir().unwrap();
     std::fs::write(secrets.path().join("basic-auth-user"), "admin\n").unwrap();
     std::fs::write(secrets.path().join("basic-auth-password"), "secret\n").unwrap();
-    let child = program()
-        .env("functions_provider_url", format!("http://{}/", provider.address))
-        .env("bind_address", "127.0.0.1")
-        .env("port", "0")
-        .env("metrics_port", "0")
-        .env("basic_auth", "true")
-        .env("secret_mount_path", secrets.path())
-        .env("HYPERFAAS_LOG_FORMAT", "json")
-        .spawn();
-    let mut child = Running(child.unwrap());
-    let mut log = BufReader::new(child.0.stderr.take().unwrap());
-    let mut line = String::new();
-    log.read_line(&mut line).unwrap();
-    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
-    let gateway = Server::at(line["address"].as_str().unwrap().parse().unwrap());
-    assert_eq!(ask(&gateway, Request::get("/function/f"), "").await.status, StatusCode::ACCEPTED);
+    let program = Program::start(
+        provider.address,
+        &[("basic_auth", "true"), ("secret_mount_path", secrets.path().to_str().unwrap())],
+    );
+    let gateway = &program.gateway;
+    assert_eq!(ask(gateway, Request::get("/function/f"), "").await.status, StatusCode::ACCEPTED);
     assert_eq!(
-        ask(&gateway, Request::get("/system/functions"), "").await.status,
+        ask(gateway, Request::get("/system/functions"), "").await.status,
         StatusCode::UNAUTHORIZED
     );
-    let stopped = Command::new("kill").arg(child.0.id().to_string()).status().unwrap();
-    assert!(stopped.success());
-    assert!(child.0.wait().unwrap().success());
+    assert!(program.stop());
 }

@@ -9,7 +9,7 @@ use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http_body_util::BodyExt;
-use hyperfaas_gateway::{GatewayConfig, Upstream, router};
+use hyperfaas_gateway::{Backends, CallbackPolicy, GatewayConfig, Queue, Upstream, router};
 use hyperfaas_http::auth::BasicAuth;
 use hyperfaas_http::{Pool, PoolSettings, ServeLimits, listen, serve};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -71,12 +71,21 @@ async fn mirror(request: Request) -> Response {
 pub(crate) fn config(auth: bool) -> GatewayConfig {
     GatewayConfig {
         auth: auth.then(|| BasicAuth::new(USER.0, USER.1)),
+        users: None,
+        traces: None,
+        cron: false,
         upstream_timeout: Some(Duration::from_secs(20)),
+        callbacks: CallbackPolicy { allows_loopback: true },
     }
 }
 
 pub(crate) fn over_http(address: SocketAddr) -> Upstream {
     Upstream::from_url(&format!("http://{address}/"), PoolSettings::default()).unwrap()
+}
+
+/// What a gateway in front of `provider` keeps.
+pub(crate) fn backends(provider: Upstream, namespace: &str, queue: Option<Queue>) -> Backends {
+    Backends { provider, logs: None, namespace: namespace.to_owned(), queue, prometheus: None }
 }
 
 /// A gateway over HTTP and one in the provider's process, both in front of `provider`.

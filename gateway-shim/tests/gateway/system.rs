@@ -27,7 +27,7 @@ const FORWARDED: [(&str, &str); 18] = [
     ("GET", "/system/telemetry"),
 ];
 
-fn authorization() -> String {
+pub(crate) fn authorization() -> String {
     BasicAuth::new(USER.0, USER.1).header().to_str().unwrap().to_owned()
 }
 
@@ -220,7 +220,10 @@ async fn the_list_tells_how_often_functions_were_called() {
 #[tokio::test]
 async fn metrics_have_the_names_that_dashboards_use() {
     let provider = start(listing());
-    let routers = hyperfaas_gateway::routers(config(true), over_http(provider.address), None, "n");
+    let routers = hyperfaas_gateway::routers(
+        config(true),
+        crate::support::backends(over_http(provider.address), "n", None),
+    );
     let (api, metrics) = (start(routers.api), start(routers.metrics));
     ask(&api, Request::get("/function/f.n"), "").await;
     let answer = ask(&metrics, Request::get("/metrics"), "").await;
@@ -241,4 +244,32 @@ async fn metrics_have_the_names_that_dashboards_use() {
         StatusCode::NOT_FOUND
     );
     assert_eq!(ask(&api, Request::get("/metrics"), "").await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn calls_before_the_start_are_counted_when_a_prometheus_knows_them() {
+    let answer = r#"{"status":"success","data":{"resultType":"vector","result":[
+        {"metric":{"function_name":"f.n"},"value":[1,"40"]}]}}"#;
+    let prometheus = start(
+        axum::Router::new()
+            .route("/api/v1/query", axum::routing::get(move || async move { answer })),
+    );
+    let mut backends =
+        crate::support::backends(hyperfaas_gateway::Upstream::Local(listing()), "n", None);
+    backends.prometheus = Some(over_http(prometheus.address));
+    let routers = hyperfaas_gateway::routers(config(false), backends);
+    let stop = tokio_util::sync::CancellationToken::new();
+    tokio::spawn(routers.work.run(stop.clone(), stop.clone(), std::time::Duration::ZERO));
+    let _stop = stop.drop_guard();
+    let gateway = start(routers.api);
+    ask(&gateway, Request::get("/function/f.n"), "").await;
+    loop {
+        let list = ask(&gateway, Request::get("/system/functions"), "").await;
+        let list: serde_json::Value = serde_json::from_str(&list.body).unwrap();
+        if list[0]["invocationCount"] == 41 {
+            break;
+        }
+        assert_eq!(list[0]["invocationCount"], 1, "not asked yet");
+        tokio::task::yield_now().await;
+    }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use hyperfaas_protocol::openfaas::{
     DeleteFunctionRequest, FunctionDeployment, FunctionStatus, FunctionUsage, ScaleServiceRequest,
@@ -14,6 +14,7 @@ use super::error::ApiError;
 use super::query::Query;
 use super::{Api, body, last_segment, usage};
 use crate::catalog::{CatalogError, Function};
+use crate::cluster::Decision;
 use crate::spec::FunctionSpec;
 
 /// The one label the provider adds; the certifier looks for it.
@@ -123,6 +124,21 @@ pub(super) async fn status(
     Ok(Json(status_of(&api, &function, usage)))
 }
 
+/// `GET /system/hyperfaas/functions/{name}/decisions`
+pub(super) async fn decisions(
+    State(api): State<Arc<Api>>,
+    Path(name): Path<String>,
+    request: Request,
+) -> Result<Json<Vec<Decision>>, ApiError> {
+    let query = Query::of(request.uri());
+    let namespace = api.namespace(["", query.last("namespace")])?;
+    let key = api.key(&name, namespace).ok_or(ApiError::NoFunction(name))?;
+    if api.catalog.function(&key).is_none() {
+        return Err(CatalogError::FunctionUnknown(key).into());
+    }
+    Ok(Json(api.cluster.decisions(&key)))
+}
+
 /// What the user deployed, byte for byte, and how it stands now.
 fn status_of(api: &Api, function: &Function, usage: Option<FunctionUsage>) -> FunctionStatus {
     let (deployment, key) = (&function.spec.deployment, &function.spec.key);
@@ -142,7 +158,7 @@ fn status_of(api: &Api, function: &Function, usage: Option<FunctionUsage>) -> Fu
         requests: deployment.requests.clone(),
         read_only_root_filesystem: deployment.read_only_root_filesystem,
         invocation_count: 0,
-        replicas: function.replicas.into(),
+        replicas: api.cluster.desired(key, function.call).unwrap_or(function.replicas).into(),
         available_replicas: api.cluster.available(key).into(),
         created_at: function.created_at,
         usage,

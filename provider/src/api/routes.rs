@@ -26,7 +26,7 @@ pub fn router(api: Arc<Api>, auth: Option<BasicAuth>) -> Router {
 /// As [`router`]; once `stopping` is cancelled, answers that would never end by themselves do so.
 pub fn router_until(api: Arc<Api>, auth: Option<BasicAuth>, stopping: CancellationToken) -> Router {
     let metrics = Metrics::new();
-    metrics.add(api.cluster.watermark_events());
+    api.cluster.counters().register(&metrics);
     let counted = metrics.clone();
     let system = move |label: &'static str, methods: MethodRouter<Arc<Api>>| {
         let methods = methods.route_layer(from_fn_with_state(auth.clone(), require));
@@ -55,6 +55,10 @@ pub fn router_until(api: Arc<Api>, auth: Option<BasicAuth>, stopping: Cancellati
         .route(
             "/system/scale-function/{name}",
             named("/system/scale-function", post(functions::scale)),
+        )
+        .route(
+            "/system/hyperfaas/functions/{name}/decisions",
+            system("/system/hyperfaas/decisions", get(functions::decisions)),
         )
         .route("/system/info", system("/system/info", get(system::info)))
         .route(

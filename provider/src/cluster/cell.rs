@@ -1,34 +1,43 @@
-//! One function's replicas under one lock.
+//! One function's replicas under one lock: who serves it, who waits, what is measured.
+//!
+//! The scheduler's view is kept here as it is and lent out under the lock, so that a plan copies nothing.
+
+mod events;
+mod seats;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyperfaas_protocol::FunctionKey;
-use hyperfaas_protocol::control::OwnerState;
 use hyperfaas_protocol::moment::Moment;
-use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, oneshot};
 
+use super::Context;
 use super::Setback;
-use super::replica::{Replica, Route, Ticket};
-use crate::engine::{ContainerId, Image, Observed, ReplicaId};
+use super::decisions::{Decision, Ring};
+use super::queue::{Parked, Queue, Waiter};
+use super::replica::{Route, Side, Ticket, WorkerRef};
+use crate::engine::{ContainerId, Image, ReplicaId};
 use crate::scheduler::{
-    Action, Candidate, Failure, FunctionView, ImageState, Phase, ReplicaView, Wanted, place,
+    Action, Budget, Failure, FunctionPlan, FunctionView, Grant, ImageState, NodeId, Phase, Policy,
+    ReplicaView, Seat, Wanted, is_pressed, plan_function,
 };
 
 /// A replica that ends sooner than this after its last change counts as a failed start, so that one which keeps ending is
 /// not started in a tight loop.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
-
 /// After so many failed starts in a row a request is refused at once; before, it waits for the next try, about three seconds.
 const HOPELESS_AFTER: u32 = 3;
+/// How soon after a look at the pressure of arrivals the next one is worth its cost.
+const PRESSURE_PAUSE: Duration = Duration::from_millis(5);
 
 /// How an attempt to place a request ended.
 #[derive(Debug)]
 pub enum Acquired {
     /// Counted in on this replica.
     Placed(Ticket),
-    /// No replica is ready, one may become so.
+    /// There is no room, some may come.
     Wait,
     /// None is ready, the last start failed, and nothing is under way.
     Hopeless {
@@ -42,20 +51,40 @@ pub enum Acquired {
     },
 }
 
+/// How an attempt to wait for a place ended.
+#[derive(Debug)]
+pub enum Parking {
+    /// There was one by then.
+    Placed(Ticket),
+    /// It waits.
+    Parked(Parked),
+    /// Too many wait already.
+    Full,
+}
+
 /// One function's replicas.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Cell {
     state: Mutex<State>,
     changed: Notify,
+    context: Arc<Context>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct State {
-    pub(super) replicas: Vec<Replica>,
+    pub(super) view: FunctionView,
+    /// Beside the view's replicas, in the same order.
+    pub(super) sides: Vec<Side>,
+    seats: Vec<Seat>,
+    queue: Queue,
     image: Prepared,
     trouble: Option<Trouble>,
-    parked: usize,
     turn: usize,
+    next_host: u64,
+    looked_at: Moment,
+    decisions: Ring,
+    /// What the function adds to its node's use: millicores, bytes.
+    pub(super) counted: (u32, u64),
 }
 
 #[derive(Debug, Default)]
@@ -87,131 +116,244 @@ impl Trouble {
     }
 }
 
+/// Places that were found for waiting requests, to be handed over once the lock is free.
+type Released = Vec<(oneshot::Sender<Ticket>, Ticket)>;
+
 impl Cell {
+    pub(super) fn new(key: FunctionKey, context: Arc<Context>) -> Self {
+        let state = State {
+            view: FunctionView::new(key),
+            sides: Vec::new(),
+            seats: Vec::new(),
+            queue: Queue::default(),
+            image: Prepared::No,
+            trouble: None,
+            turn: 0,
+            next_host: 0,
+            looked_at: Moment::ZERO,
+            decisions: Ring::default(),
+            counted: (0, 0),
+        };
+        Self { state: Mutex::new(state), changed: Notify::new(), context }
+    }
+
+    pub(super) fn now(&self) -> Moment {
+        self.context.clock.now()
+    }
+
     pub(super) fn available(&self) -> u32 {
-        let ready = self.lock().replicas.iter().filter(|r| r.phase == Phase::Ready).count();
+        let ready = self.lock().view.ready().count();
         u32::try_from(ready).unwrap_or(u32::MAX)
+    }
+
+    /// Replicas that should be, unless the catalog has heard of a scale call that has not been planned yet.
+    pub(super) fn desired(&self, call: u64) -> Option<u32> {
+        let scale = self.lock().view.scale;
+        (scale.call == call).then_some(scale.desired)
     }
 
     pub(super) fn containers(&self) -> Vec<(ReplicaId, ContainerId)> {
         let state = self.lock();
-        state.replicas.iter().filter_map(|r| Some((r.id.clone(), r.container.clone()?))).collect()
+        let both = state.view.replicas.iter().zip(&state.sides);
+        both.filter_map(|(view, side)| Some((view.id.clone(), side.container.clone()?))).collect()
     }
 
     pub(super) fn is_idle(&self) -> bool {
         let state = self.lock();
-        state.replicas.is_empty() && state.parked == 0
+        state.view.replicas.is_empty() && state.view.parked == 0 && state.view.guests.is_empty()
     }
 
-    pub(super) fn acquire(&self, revision: u64, tried: &[ReplicaId]) -> Acquired {
+    /// A request came; whether the function should be planned at once.
+    pub(super) fn arrived(&self, policy: &Policy, now: Moment) -> bool {
         let mut state = self.lock();
-        state.turn = state.turn.wrapping_add(1);
-        let candidates = state.replicas.iter().map(|replica| Candidate {
-            in_flight: replica.in_flight(),
-            is_eligible: replica.phase == Phase::Ready && !tried.contains(&replica.id),
-        });
-        match place(candidates, state.turn).and_then(|index| state.replicas[index].route.as_ref()) {
-            Some(route) => Acquired::Placed(route.enter()),
+        state.view.traffic.arrived(now);
+        if !policy.mode.has_up() || now.since(state.looked_at) < PRESSURE_PAUSE {
+            return false;
+        }
+        state.looked_at = now;
+        is_pressed(&state.view, policy, now)
+    }
+
+    pub(super) fn acquire(
+        self: &Arc<Self>,
+        revision: u64,
+        bounced: &[u64],
+        now: Moment,
+    ) -> Acquired {
+        let mut state = self.lock();
+        let has_turn = state.queue.is_empty() || !bounced.is_empty();
+        match has_turn.then(|| state.take_seat(bounced)).flatten() {
+            Some((route, worker)) => {
+                Acquired::Placed(Ticket::new(route, worker, Arc::clone(self), now))
+            }
             None => state.standing(revision),
         }
     }
 
-    pub(super) fn park(&self, most: usize) -> bool {
+    /// Waits for a place in the queue; one that was sent back, before all others.
+    pub(super) fn park(
+        self: &Arc<Self>,
+        deadline: Moment,
+        bounced: &[u64],
+        now: Moment,
+    ) -> Parking {
         let mut state = self.lock();
-        let has_room = state.parked < most;
-        state.parked += usize::from(has_room);
-        has_room
+        let has_turn = state.queue.is_empty() || !bounced.is_empty();
+        if let Some((route, worker)) = has_turn.then(|| state.take_seat(bounced)).flatten() {
+            return Parking::Placed(Ticket::new(route, worker, Arc::clone(self), now));
+        }
+        if !self.context.total.enter(state.view.parked as usize, self.context.bounds) {
+            return Parking::Full;
+        }
+        state.view.parked += 1;
+        let (id, receiver) = state.queue.push(deadline, bounced.to_vec(), !bounced.is_empty());
+        drop(state);
+        Parking::Parked(Parked { cell: Arc::clone(self), id, receiver, since: now })
     }
 
-    pub(super) fn unpark(&self) {
-        self.lock().parked -= 1;
+    /// Counts as waiting, outside the queue.
+    pub(super) fn hold(self: &Arc<Self>, now: Moment) -> Option<Parked> {
+        let mut state = self.lock();
+        if !self.context.total.enter(state.view.parked as usize, self.context.bounds) {
+            return None;
+        }
+        state.view.parked += 1;
+        let (_, receiver) = oneshot::channel(); // nothing will come; no request in the queue has this number
+        Some(Parked { cell: Arc::clone(self), id: 0, receiver, since: now })
     }
 
+    pub(super) fn unpark(&self, id: u64, since: Moment) {
+        let mut state = self.lock();
+        state.queue.remove(id);
+        state.view.parked -= 1;
+        drop(state);
+        self.context.total.leave();
+        self.context.counters.park_seconds(self.now().since(since));
+    }
+
+    /// A ticket was dropped: the place goes to whoever has waited longest.
+    pub(super) fn left(self: &Arc<Self>, worker: WorkerRef, took: Option<Duration>, now: Moment) {
+        let mut state = self.lock();
+        state.leave_seat(worker);
+        if let Some(took) = took {
+            state.view.traffic.answered(took, now);
+        }
+        self.hand_over(state, now);
+    }
+
+    /// Resolves at the next change of how matters stand. Enable it before looking, so that none is missed.
     pub(super) fn changed(&self) -> Notified<'_> {
         self.changed.notified()
+    }
+
+    pub(super) fn standing(&self, revision: u64) -> Acquired {
+        self.lock().standing(revision)
     }
 
     pub(super) fn forgive(&self) {
         self.lock().trouble = None;
     }
 
-    /// What the scheduler sees; `None` when there is nothing to see.
-    pub(super) fn view(&self, key: &FunctionKey, wanted: Option<Wanted>) -> Option<FunctionView> {
-        let state = self.lock();
-        if wanted.is_none() && state.replicas.is_empty() {
+    /// Plans the function as it stands, and keeps what the next plan must remember. `None` when there is nothing of it (any
+    /// more).
+    pub(super) fn plan(
+        &self,
+        wanted: Option<Wanted>,
+        budget: &mut Budget,
+        policy: &Policy,
+        now: Moment,
+    ) -> Option<FunctionPlan> {
+        let mut state = self.lock();
+        state.set_wanted(wanted, self.context.uses_limits);
+        let view = &state.view;
+        if view.wanted.is_none() && view.replicas.is_empty() && view.guests.is_empty() {
             return None;
         }
-        let revision = wanted.map_or(0, |w| w.revision);
-        let image = match &state.image {
-            Prepared::Asking { revision: r } if *r == revision => ImageState::Preparing,
-            Prepared::Yes { revision: r, .. } if *r == revision => ImageState::Present,
-            _ => ImageState::Unknown,
-        };
-        let replicas = state.replicas.iter().map(|r| ReplicaView {
-            id: r.id.clone(),
-            revision: r.revision,
-            phase: r.phase,
-            since: r.since,
-            in_flight: r.in_flight(),
-        });
-        let failure = state.trouble.as_ref().filter(|t| t.revision == revision).map(|t| t.failure);
-        Some(FunctionView {
-            key: key.clone(),
-            wanted,
-            image,
-            replicas: replicas.collect(),
-            failure,
-        })
+        let plan = plan_function(view, budget, policy, now);
+        state.view.scale = plan.scale;
+        Some(plan)
     }
 
-    pub(super) fn begin(&self, action: &Action, new_replica: Option<ReplicaId>, now: Moment) {
+    /// The function as the scheduler sees it.
+    #[cfg(test)]
+    pub(super) fn view(&self) -> FunctionView {
+        self.lock().view.clone()
+    }
+
+    #[cfg(test)]
+    pub(super) fn want(&self, wanted: Option<Wanted>) {
+        let uses_limits = self.context.uses_limits;
+        self.lock().set_wanted(wanted, uses_limits);
+    }
+
+    /// What the function adds to the use of its node by now: millicores, bytes; and what it had added before.
+    pub(super) fn recount(&self, now: Moment) -> ((u32, u64), (u32, u64)) {
         let mut state = self.lock();
+        let new = state.expected_use(now);
+        let old = std::mem::replace(&mut state.counted, new);
+        (new, old)
+    }
+
+    pub(super) fn decisions(&self) -> Vec<Decision> {
+        self.lock().decisions.list()
+    }
+
+    pub(super) fn begin(
+        &self,
+        action: &Action,
+        new_replica: Option<(ReplicaId, Grant)>,
+        now: Moment,
+    ) {
+        let mut state = self.lock();
+        let name = new_replica.as_ref().map(|(id, _)| id.0.as_str());
+        state.decisions_push(Decision::of(action, name));
         match action {
             Action::Prepare { revision, .. } => {
-                state.image = Prepared::Asking { revision: *revision }
+                state.image = Prepared::Asking { revision: *revision };
             }
             Action::Start { revision, .. } => {
-                let replica = new_replica.map(|id| Replica::ordered(id, *revision, now));
-                state.replicas.extend(replica);
+                if let Some((id, grant)) = new_replica {
+                    state.add(ReplicaView::ordered(id, *revision, grant, now));
+                }
             }
             Action::Drain { replica, .. } | Action::Clear { replica, .. } => {
                 state.leave(replica, now);
             }
             Action::GiveUp { replica, .. } => {
-                let trouble = state.find(replica).map(|r| {
-                    let reason = r
-                        .trouble
-                        .clone()
-                        .unwrap_or_else(|| "it did not start to listen in time".into());
-                    (r.revision, reason)
+                let trouble = state.find(replica).map(|(view, side)| {
+                    let late = || "it did not start to listen in time".into();
+                    (view.revision, side.trouble.clone().unwrap_or_else(late))
                 });
                 if let Some((revision, reason)) = trouble {
                     state.fail(revision, reason, true, now);
                 }
                 state.leave(replica, now);
             }
-        }
-        self.wake(state);
-    }
-
-    pub(super) fn prepared(
-        &self,
-        revision: u64,
-        outcome: Result<Arc<Image>, Setback>,
-        now: Moment,
-    ) {
-        let mut state = self.lock();
-        if !matches!(state.image, Prepared::Asking { revision: asked } if asked == revision) {
-            return; // a newer revision has been asked for meanwhile
-        }
-        match outcome {
-            Ok(image) => state.image = Prepared::Yes { revision, image },
-            Err(setback) => {
-                state.image = Prepared::No;
-                state.set_back(revision, setback, now);
+            Action::Resize { replica, grant, .. } => {
+                if let Some((view, side)) = state.find(replica) {
+                    view.grant = *grant;
+                    view.granted_at = now;
+                    view.is_resizing = true;
+                    side.is_grant_known = true;
+                }
+            }
+            Action::Specialise { .. } | Action::Release { .. } => {
+                state.begin_order(action, now);
             }
         }
-        self.wake(state);
+        self.settle(state);
+    }
+
+    /// A change of a grant is through, or came to nothing: then `kept` holds.
+    pub(super) fn resized(&self, id: &ReplicaId, kept: Option<Grant>) {
+        let mut state = self.lock();
+        if let Some((view, side)) = state.find(id) {
+            view.is_resizing = false;
+            if let Some(kept) = kept {
+                view.grant = kept;
+                side.is_grant_known = false;
+            }
+        }
     }
 
     pub(super) fn image(&self, wanted: u64) -> Option<Arc<Image>> {
@@ -221,159 +363,112 @@ impl Cell {
         }
     }
 
-    pub(super) fn started(&self, observed: &Observed, now: Moment) -> Option<Arc<Route>> {
-        let mut state = self.lock();
-        let replica = state.find(&observed.replica)?;
-        let route = replica.settle(observed, now);
-        if route.is_none() {
-            state.fail(observed.revision, "its container ended at once".into(), false, now);
-        }
-        self.wake(state);
-        route
-    }
-
-    pub(super) fn adopt(&self, observed: &Observed, now: Moment) -> Option<Arc<Route>> {
-        let mut state = self.lock();
-        let route = match state.find(&observed.replica) {
-            Some(known) => {
-                if !observed.is_running && known.container.is_some() && known.phase.is_live() {
-                    known.route = None;
-                    known.enter(Phase::Ended, now);
-                }
-                None
-            }
-            None => {
-                let mut replica =
-                    Replica::ordered(observed.replica.clone(), observed.revision, now);
-                let route = replica.settle(observed, now);
-                state.replicas.push(replica);
-                route
-            }
-        };
-        self.wake(state);
-        route
-    }
-
-    pub(super) fn start_failed(&self, id: &ReplicaId, setback: Setback, now: Moment) {
-        let mut state = self.lock();
-        if let Some(index) = state.replicas.iter().position(|r| r.id == *id) {
-            let replica = state.replicas.remove(index);
-            state.image = Prepared::No; // it may have been removed meanwhile: look again before the next try
-            state.set_back(replica.revision, setback, now);
-        }
-        self.wake(state);
-    }
-
-    pub(super) fn reported(
-        &self,
-        id: &ReplicaId,
-        owner: OwnerState,
-        reason: Option<&str>,
-        now: Moment,
-    ) {
-        let mut state = self.lock();
-        let Some(replica) = state.replicas.iter_mut().find(|r| r.id == *id && r.route.is_some())
-        else {
-            return;
-        };
-        if !replica.phase.is_live() {
-            return; // leaving already: what its process does no longer matters
-        }
-        match owner {
-            OwnerState::Ready => {
-                replica.enter(Phase::Ready, now);
-                replica.was_ready = true;
-                let revision = replica.revision;
-                if state.trouble.as_ref().is_some_and(|t| t.revision <= revision) {
-                    state.trouble = None;
-                }
-            }
-            OwnerState::Crashed => {
-                replica.trouble = Some(reason.unwrap_or("its process ended").into());
-                replica.enter(Phase::Crashed, now);
-            }
-            // A crashed one that starts again stays `Crashed` until it is ready: it must not look like a fresh start.
-            OwnerState::Starting if replica.phase == Phase::Crashed => {}
-            OwnerState::Starting | OwnerState::Draining => replica.enter(Phase::Starting, now),
-        }
-        self.wake(state);
-    }
-
-    pub(super) fn died(&self, container: &ContainerId, exit_code: i64, now: Moment) -> bool {
-        let mut state = self.lock();
-        let Some(replica) =
-            state.replicas.iter_mut().find(|r| r.container.as_ref() == Some(container))
-        else {
-            return false;
-        };
-        replica.route = None;
-        if replica.phase.is_live() {
-            let was_unstable = !replica.was_ready || now.since(replica.since) < STABLE_AFTER;
-            let reason = match replica.trouble.take() {
-                Some(trouble) => trouble,
-                None => format!("its container exited with status {exit_code}"),
-            };
-            let revision = replica.revision;
-            replica.enter(Phase::Ended, now);
-            if was_unstable {
-                state.fail(revision, reason, false, now);
-            }
-        }
-        self.wake(state);
-        true
-    }
-
-    pub(super) fn removed(&self, container: &ContainerId) -> bool {
-        let mut state = self.lock();
-        let before = state.replicas.len();
-        state.replicas.retain(|r| r.container.as_ref() != Some(container));
-        let is_mine = state.replicas.len() < before;
-        self.wake(state);
-        is_mine
-    }
-
-    pub(super) fn retain(&self, exists: impl Fn(&ContainerId) -> bool) {
-        let mut state = self.lock();
-        state.replicas.retain(|r| r.container.as_ref().is_none_or(&exists));
-        self.wake(state);
-    }
-
     pub(super) fn leaving(&self, id: &ReplicaId) -> Option<(ContainerId, Option<Arc<Route>>)> {
         let mut state = self.lock();
-        let replica = state.find(id)?;
-        Some((replica.container.clone()?, replica.route.clone()))
+        let (_, side) = state.find(id)?;
+        Some((side.container.clone()?, side.route().cloned()))
     }
 
-    pub(super) fn has_route(&self, route: &Arc<Route>) -> bool {
-        self.lock()
-            .replicas
-            .iter()
-            .any(|r| r.route.as_ref().is_some_and(|own| Arc::ptr_eq(own, route)))
+    pub(super) fn container(&self, id: &ReplicaId) -> Option<(ContainerId, NodeId)> {
+        let mut state = self.lock();
+        let (view, side) = state.find(id)?;
+        Some((side.container.clone()?, view.node))
     }
 
     pub(super) fn revisions(&self) -> Vec<u64> {
-        self.lock().replicas.iter().map(|r| r.revision).collect()
+        self.lock().view.replicas.iter().map(|r| r.revision).collect()
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Unlocks, then lets every parked request look again.
-    fn wake(&self, state: MutexGuard<'_, State>) {
+    /// After a change: new seats, places for those who wait, and a word to those for whom matters have got worse.
+    pub(super) fn settle(&self, mut state: MutexGuard<'_, State>) {
+        state.reseat(self.context.uses_limits);
+        let is_worse = state.view.parked > 0
+            && !matches!(state.standing(state.view.revision()), Acquired::Wait);
         drop(state);
-        self.changed.notify_waiters();
+        if is_worse {
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// As [`Cell::settle`], where places may have come free.
+    pub(super) fn settle_free(self: &Arc<Self>, state: MutexGuard<'_, State>, now: Moment) {
+        self.settle(state);
+        let state = self.lock();
+        self.hand_over(state, now);
+    }
+
+    /// Gives free places to those who wait, outside the lock.
+    fn hand_over(self: &Arc<Self>, mut state: MutexGuard<'_, State>, now: Moment) {
+        let mut released: Released = Vec::new();
+        while !state.queue.is_empty() && state.has_room(self.context.release_most) {
+            let Some((waiter, (route, worker))) = state.next_waiter(now) else { break };
+            released.push((waiter.sender, Ticket::new(route, worker, Arc::clone(self), now)));
+        }
+        drop(state);
+        for (sender, ticket) in released {
+            // Whoever left meanwhile gives it back by dropping the ticket.
+            if let Err(ticket) = sender.send(ticket) {
+                ticket.bounced();
+            }
+        }
     }
 }
 
 impl State {
-    pub(super) fn find(&mut self, id: &ReplicaId) -> Option<&mut Replica> {
-        self.replicas.iter_mut().find(|r| r.id == *id)
+    pub(super) fn find(&mut self, id: &ReplicaId) -> Option<(&mut ReplicaView, &mut Side)> {
+        let index = self.view.replicas.iter().position(|replica| replica.id == *id)?;
+        Some((&mut self.view.replicas[index], &mut self.sides[index]))
+    }
+
+    pub(super) fn add(&mut self, replica: ReplicaView) -> usize {
+        self.next_host += 1;
+        self.view.replicas.push(replica);
+        self.sides.push(Side::new(self.next_host));
+        self.sides.len() - 1
+    }
+
+    fn remove_at(&mut self, index: usize) -> ReplicaView {
+        self.sides.remove(index);
+        self.view.replicas.remove(index)
+    }
+
+    /// The first of the waiting that there is a place for.
+    fn next_waiter(&mut self, now: Moment) -> Option<(Waiter, (Arc<Route>, WorkerRef))> {
+        let mut queue = std::mem::take(&mut self.queue);
+        let next = queue.pop(now, |bounced| self.take_seat(bounced));
+        self.queue = queue;
+        next
+    }
+
+    /// Takes over what the catalog asks for now, and what follows from it.
+    fn set_wanted(&mut self, wanted: Option<Wanted>, uses_limits: bool) {
+        let is_new_limit = wanted.as_ref().map(|w| w.scaling.in_flight_max)
+            != self.view.wanted.as_ref().map(|w| w.scaling.in_flight_max);
+        self.view.wanted = wanted;
+        let revision = self.view.revision();
+        self.view.image = match &self.image {
+            Prepared::Asking { revision: r } if *r == revision => ImageState::Preparing,
+            Prepared::Yes { revision: r, .. } if *r == revision => ImageState::Present,
+            _ => ImageState::Unknown,
+        };
+        let trouble = self.trouble.as_ref().filter(|trouble| trouble.revision == revision);
+        self.view.failure = trouble.map(|trouble| trouble.failure);
+        if is_new_limit {
+            self.reseat(uses_limits);
+        }
+    }
+
+    fn decisions_push(&mut self, decision: Option<Decision>) {
+        decision.into_iter().for_each(|decision| self.decisions.push(decision));
     }
 
     fn leave(&mut self, id: &ReplicaId, now: Moment) {
-        if let Some(replica) = self.find(id) {
-            replica.enter(Phase::Draining, now);
+        if let Some((view, _)) = self.find(id) {
+            enter(view, Phase::Draining, now);
         }
     }
 
@@ -390,15 +485,19 @@ impl State {
         self.trouble = Some(Trouble { revision, failure, reason, is_final });
     }
 
-    /// How matters stand when no replica is ready.
+    /// How matters stand when no replica has room.
     fn standing(&self, revision: u64) -> Acquired {
         let is_coming =
-            |r: &Replica| matches!(r.phase, Phase::Ordered | Phase::Starting | Phase::Ready);
-        if self.replicas.iter().any(is_coming) || matches!(self.image, Prepared::Asking { .. }) {
+            |r: &ReplicaView| matches!(r.phase, Phase::Ordered | Phase::Starting | Phase::Ready);
+        if self.view.replicas.iter().any(is_coming) || matches!(self.image, Prepared::Asking { .. })
+        {
             return Acquired::Wait;
         }
-        if let Some(crashed) = self.replicas.iter().find(|r| r.phase == Phase::Crashed) {
-            return Acquired::Crashing { reason: crashed.trouble.clone().unwrap_or_default() };
+        let crashed = self.view.replicas.iter().position(|r| r.phase == Phase::Crashed);
+        if let Some(index) = crashed {
+            return Acquired::Crashing {
+                reason: self.sides[index].trouble.clone().unwrap_or_default(),
+            };
         }
         match &self.trouble {
             Some(trouble) if trouble.revision == revision && trouble.is_hopeless() => {
@@ -406,5 +505,13 @@ impl State {
             }
             _ => Acquired::Wait,
         }
+    }
+}
+
+/// Lets `replica` enter `phase`.
+pub(super) fn enter(replica: &mut ReplicaView, phase: Phase, now: Moment) {
+    if replica.phase != phase {
+        replica.phase = phase;
+        replica.since = now;
     }
 }

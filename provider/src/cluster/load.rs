@@ -1,13 +1,12 @@
 //! What the replicas' watchdogs say of their load: the newest of each kind, and how often watermarks were crossed.
 //!
 //! In: the control links' reports. Out: [`ReplicaLoad`]s for whoever asks, and a counter.
-//! Always: a crossing is counted once, whether it was heard of at once, after a break of the link, or twice. Nothing is decided
-//! by it yet, so no report wakes the scheduler.
+//! Always: a crossing is counted once, whether it was heard of at once, after a break of the link, or twice. Every report has its
+//! function planned at once.
 
 use hyperfaas_protocol::FunctionKey;
 use hyperfaas_protocol::control::{Level, Load, Watermark};
 use hyperfaas_protocol::moment::Moment;
-use prometheus::{IntCounterVec, Opts};
 
 use super::Cluster;
 use super::cell::Cell;
@@ -24,25 +23,6 @@ pub struct ReplicaLoad {
     pub load: Option<(Load, Moment)>,
 }
 
-/// Crossings of all replicas' watermarks since this process started.
-#[derive(Debug)]
-pub(super) struct Crossings(IntCounterVec);
-
-impl Default for Crossings {
-    fn default() -> Self {
-        let options = Opts::new(
-            "hyperfaas_replica_watermark_events_total",
-            "Times a replica went above its high watermark, or below its low one again.",
-        );
-        let counter =
-            IntCounterVec::new(options, &["level"]).expect("the names are constant and valid");
-        for level in [Level::Low, Level::High] {
-            counter.with_label_values(&[level.name()]);
-        }
-        Self(counter)
-    }
-}
-
 impl Cluster {
     /// The watchdog of `replica` said on which side of its watermarks it is; whether that was news.
     pub fn marked(&self, key: &FunctionKey, replica: &ReplicaId, mark: Watermark) -> bool {
@@ -50,8 +30,9 @@ impl Cluster {
             return false;
         };
         let (low, high) = crossings(before, mark);
-        self.crossings.0.with_label_values(&[Level::Low.name()]).inc_by(low);
-        self.crossings.0.with_label_values(&[Level::High.name()]).inc_by(high);
+        self.touch(key);
+        self.counters().watermarks.with_label_values(&[Level::Low.name()]).inc_by(low);
+        self.counters().watermarks.with_label_values(&[Level::High.name()]).inc_by(high);
         low + high > 0
     }
 
@@ -59,6 +40,7 @@ impl Cluster {
     pub fn loaded(&self, key: &FunctionKey, replica: &ReplicaId, load: Load, now: Moment) {
         if let Some(cell) = self.find(key) {
             cell.loaded(replica, load, now);
+            self.touch(key);
         }
     }
 
@@ -66,39 +48,19 @@ impl Cluster {
     pub fn loads(&self, key: &FunctionKey) -> Vec<ReplicaLoad> {
         self.find(key).map_or_else(Vec::new, |cell| cell.loads())
     }
-
-    /// The counter of crossings by `level`, for the metrics page; clones share it.
-    pub fn watermark_events(&self) -> IntCounterVec {
-        self.crossings.0.clone()
-    }
 }
 
 impl Cell {
-    /// What was known before; `None` when there is no such replica any more.
-    fn marked(&self, id: &ReplicaId, mark: Watermark) -> Option<Option<Watermark>> {
-        let mut state = self.lock();
-        let replica = state.find(id).filter(|replica| replica.route.is_some())?;
-        Some(replica.watermark.replace(mark))
-    }
-
-    fn loaded(&self, id: &ReplicaId, load: Load, now: Moment) {
-        if let Some(replica) = self.lock().find(id).filter(|replica| replica.route.is_some()) {
-            replica.load = Some((load, now));
-        }
-    }
-
     fn loads(&self) -> Vec<ReplicaLoad> {
-        let running = |state: &super::cell::State| {
-            let replicas = state.replicas.iter().filter(|replica| replica.route.is_some());
-            replicas
-                .map(|r| ReplicaLoad {
-                    replica: r.id.clone(),
-                    watermark: r.watermark,
-                    load: r.load,
-                })
-                .collect()
-        };
-        running(&self.lock())
+        let state = self.lock();
+        let both = state.view.replicas.iter().zip(&state.sides);
+        both.filter(|(_, side)| side.route().is_some())
+            .map(|(view, side)| ReplicaLoad {
+                replica: view.id.clone(),
+                watermark: side.watermark,
+                load: side.load,
+            })
+            .collect()
     }
 }
 

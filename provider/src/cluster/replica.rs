@@ -1,28 +1,32 @@
-//! One replica: its phase, and the route that requests take to it.
+//! What the cluster keeps of a replica beside what the scheduler sees, and the route that requests take to it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use hyperfaas_http::client::{Pool, PoolSettings};
-use hyperfaas_protocol::control::{Load, Watermark};
+use hyperfaas_protocol::FunctionKey;
+use hyperfaas_protocol::control::{Load, Order, Watermark};
 use hyperfaas_protocol::moment::Moment;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 
+use super::cell::Cell;
 use crate::engine::{ContainerId, Observed, ReplicaId};
-use crate::scheduler::Phase;
+use crate::lanes::Lanes;
 
-/// A replica as the cluster keeps it.
+/// A replica's side that no decision looks at; beside its `ReplicaView`.
 #[derive(Debug)]
-pub(super) struct Replica {
-    pub(super) id: ReplicaId,
-    pub(super) revision: u64,
-    pub(super) phase: Phase,
-    pub(super) since: Moment,
+pub(super) struct Side {
+    /// Number of the container within the function, growing; what a bounced request remembers.
+    pub(super) host: u64,
     pub(super) container: Option<ContainerId>,
-    pub(super) route: Option<Arc<Route>>,
+    route: Option<Arc<Route>>,
     /// Whether it has ever been ready; one that ends before that is a failed start.
     pub(super) was_ready: bool,
+    /// Whether its grant is what this process gave it, and not a guess about one taken over.
+    pub(super) is_grant_known: bool,
     /// What its watchdog last said of a crash.
     pub(super) trouble: Option<String>,
     /// What its watchdog last said of its watermarks.
@@ -31,39 +35,43 @@ pub(super) struct Replica {
     pub(super) load: Option<(Load, Moment)>,
 }
 
-impl Replica {
-    pub(super) fn ordered(id: ReplicaId, revision: u64, now: Moment) -> Self {
+impl Side {
+    pub(super) fn new(host: u64) -> Self {
         Self {
-            id,
-            revision,
-            phase: Phase::Ordered,
-            since: now,
+            host,
             container: None,
             route: None,
             was_ready: false,
+            is_grant_known: true,
             trouble: None,
             watermark: None,
             load: None,
         }
     }
 
+    pub(super) fn route(&self) -> Option<&Arc<Route>> {
+        self.route.as_ref()
+    }
+
     /// Takes on the container that the engine made for it; the route to it while it runs.
-    pub(super) fn settle(&mut self, observed: &Observed, now: Moment) -> Option<Arc<Route>> {
+    pub(super) fn settle(&mut self, observed: &Observed) -> Option<Arc<Route>> {
         self.container = Some(observed.container.clone());
+        self.close();
         self.route = if observed.is_running { Route::to(observed) } else { None };
-        self.enter(if self.route.is_some() { Phase::Starting } else { Phase::Ended }, now);
         self.route.clone()
     }
 
-    pub(super) fn enter(&mut self, phase: Phase, now: Moment) {
-        if self.phase != phase {
-            self.phase = phase;
-            self.since = now;
+    /// Its container has ended: nothing leads to it any more.
+    pub(super) fn close(&mut self) {
+        if let Some(route) = self.route.take() {
+            route.gone.cancel();
         }
     }
+}
 
-    pub(super) fn in_flight(&self) -> u32 {
-        self.route.as_ref().map_or(0, |route| route.in_flight())
+impl Drop for Side {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
@@ -76,6 +84,14 @@ pub struct Route {
     pub pool: Pool,
     /// Its watchdog's control link.
     pub control: SocketAddr,
+    /// Lanes to its workers.
+    pub lanes: Lanes,
+    /// The function that owns the container; any other is a guest there.
+    pub owner: FunctionKey,
+    /// Cancelled when the container has ended.
+    pub gone: CancellationToken,
+    /// The newest order to its watchdog; sent again after a break, until its worker reports.
+    pub orders: watch::Sender<Option<Order>>,
     in_flight: AtomicU32,
     idle: Notify,
 }
@@ -88,6 +104,10 @@ impl Route {
             replica: observed.replica.clone(),
             pool: Pool::new(SocketAddr::new(address, observed.http_port), PoolSettings::default()),
             control: SocketAddr::new(address, observed.control_port),
+            lanes: Lanes::new(SocketAddr::new(address, observed.control_port)),
+            owner: observed.function.clone(),
+            gone: CancellationToken::new(),
+            orders: watch::Sender::new(None),
             in_flight: AtomicU32::new(0),
             idle: Notify::new(),
         }))
@@ -111,31 +131,71 @@ impl Route {
         }
     }
 
-    /// Counts one more request in.
-    pub(super) fn enter(self: &Arc<Self>) -> Ticket {
+    pub(super) fn enter(&self) {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
-        Ticket { route: Arc::clone(self) }
+    }
+
+    fn leave(&self) {
+        if self.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.idle.notify_waiters();
+        }
     }
 }
 
-/// A place on a replica; counted as in flight until it is dropped.
+/// Which worker of which container, under which order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WorkerRef {
+    /// The cluster's number of the container, for [`Ticket::host`] and bounces.
+    pub host: u64,
+    /// Which worker of it.
+    pub worker: u8,
+    /// The epoch it serves the function under; a watchdog refuses another.
+    pub epoch: u64,
+}
+
+/// A place on a worker; counted as in flight until it is dropped.
 #[derive(Debug)]
 pub struct Ticket {
     route: Arc<Route>,
+    worker: WorkerRef,
+    cell: Arc<Cell>,
+    since: Moment,
+    is_answer: bool,
 }
 
 impl Ticket {
+    pub(super) fn new(route: Arc<Route>, worker: WorkerRef, cell: Arc<Cell>, now: Moment) -> Self {
+        route.enter();
+        Self { route, worker, cell, since: now, is_answer: true }
+    }
+
     /// The way to the replica.
     pub fn route(&self) -> &Route {
         &self.route
     }
+
+    /// The worker that the place is on.
+    pub fn worker(&self) -> WorkerRef {
+        self.worker
+    }
+
+    /// The container, as a request remembers it that has been sent back from there.
+    pub fn host(&self) -> u64 {
+        self.worker.host
+    }
+
+    /// Gives the place back without an answer: the request was not sent, or was sent back. It tells nothing of service times.
+    pub fn bounced(mut self) {
+        self.is_answer = false;
+    }
 }
 
 impl Drop for Ticket {
-    /// Gives the place back however the request ended: answer, error, client gone.
+    /// Gives the place back however the request ended: answer, error, client gone. Whoever waits longest gets it.
     fn drop(&mut self) {
-        if self.route.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.route.idle.notify_waiters();
-        }
+        self.route.leave();
+        let now = self.cell.now();
+        let took: Option<Duration> = self.is_answer.then(|| now.since(self.since));
+        self.cell.left(self.worker, took, now);
     }
 }

@@ -2,11 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use hyperfaas_protocol::control::{Level, Load, Pressure, Watermark};
+use hyperfaas_protocol::control::{Level, Load, Pressure, Watermark, WorkerState};
 use hyperfaas_protocol::{FunctionName, Namespace};
 
 use super::*;
-use crate::scheduler::{ImageState, Phase};
+use crate::scheduler::{FunctionView, ImageState, Rule, Why};
 
 const REVISION: u64 = 7;
 
@@ -39,7 +39,28 @@ fn observed(n: u32, is_running: bool) -> Observed {
 }
 
 fn order(cluster: &Cluster, n: u32) {
-    cluster.begin(&Action::Start { function: key(), revision: REVISION }, Some(id(n)), at(0));
+    let start = Action::Start { function: key(), revision: REVISION, why: why(Rule::Wanted) };
+    cluster.begin(&start, Some((id(n), Grant::default())), at(0));
+}
+
+fn why(rule: Rule) -> Why {
+    Why::of(rule, &FunctionView::new(key()), 0.0, at(0))
+}
+
+fn drain(cluster: &Cluster, n: u32) {
+    let drain = Action::Drain { function: key(), replica: id(n), why: why(Rule::TooMany) };
+    cluster.begin(&drain, None, at(3));
+}
+
+fn wanted(replicas: u32) -> Option<Wanted> {
+    Some(Wanted { revision: REVISION, replicas, call: 1, scaling: Arc::default() })
+}
+
+/// What the scheduler sees of the function.
+fn view(cluster: &Cluster) -> FunctionView {
+    let cell = cluster.cell(&key());
+    cell.want(wanted(1));
+    cell.view()
 }
 
 fn ready(cluster: &Cluster, n: u32) {
@@ -49,8 +70,7 @@ fn ready(cluster: &Cluster, n: u32) {
 }
 
 fn phases(cluster: &Cluster) -> Vec<Phase> {
-    let snapshot = cluster.snapshot(&Functions::default());
-    snapshot.functions.iter().flat_map(|f| &f.replicas).map(|r| r.phase).collect()
+    cluster.phases(&key())
 }
 
 fn failed(reason: &str) -> Setback {
@@ -71,7 +91,7 @@ fn a_replica_serves_from_ready_until_drained() {
     cluster.reported(&key(), &id(1), OwnerState::Ready, None, at(2));
     let Acquired::Placed(ticket) = acquire(&cluster) else { panic!("not placed") };
     assert_eq!((cluster.available(&key()), ticket.route().in_flight()), (1, 1));
-    cluster.begin(&Action::Drain { function: key(), replica: id(1), reason: "test" }, None, at(3));
+    drain(&cluster, 1);
     assert!(matches!(acquire(&cluster), Acquired::Wait));
     assert_eq!(cluster.available(&key()), 0);
     let (container, route) = cluster.leaving(&key(), &id(1)).unwrap();
@@ -87,7 +107,7 @@ fn the_newest_load_and_watermark_are_kept_until_the_replica_is_gone() {
     ready(&cluster, 1);
     let known = |cluster: &Cluster| cluster.loads(&key()).pop().unwrap();
     assert_eq!((known(&cluster).watermark, known(&cluster).load), (None, None));
-    let mut changes = cluster.subscribe();
+    cluster.take_dirty();
     let high = Watermark { level: Level::High, reason: Some(Pressure::Cpu), crossings: 3 };
     assert!(!cluster.marked(&key(), &id(1), Watermark::CALM), "nothing has happened yet");
     assert!(cluster.marked(&key(), &id(1), high));
@@ -98,11 +118,10 @@ fn the_newest_load_and_watermark_are_kept_until_the_replica_is_gone() {
     let load = Load { served: 3, ..Load::default() };
     let expected = ReplicaLoad { replica: id(1), watermark: Some(high), load: Some((load, at(3))) };
     assert_eq!(cluster.loads(&key()), [expected]);
-    let events = cluster.watermark_events();
+    let events = cluster.counters().watermarks.clone();
     let count = |level: &str| events.with_label_values(&[level]).get();
     assert_eq!((count("high"), count("low")), (2, 1), "1 and 3 are high, 2 was low");
-    assert!(!changes.has_changed().unwrap(), "the scheduler is not woken");
-    changes.mark_unchanged();
+    assert_eq!(cluster.take_dirty().len(), 1, "the function is planned");
 
     cluster.died(&ContainerId("c1".into()), 0, at(9));
     assert!(!cluster.marked(&key(), &id(1), Watermark { crossings: 5, ..high }));
@@ -113,7 +132,7 @@ fn the_newest_load_and_watermark_are_kept_until_the_replica_is_gone() {
 fn late_reports_do_not_revive_a_draining_replica() {
     let cluster = Cluster::default();
     ready(&cluster, 1);
-    cluster.begin(&Action::Drain { function: key(), replica: id(1), reason: "test" }, None, at(3));
+    drain(&cluster, 1);
     cluster.reported(&key(), &id(1), OwnerState::Ready, None, at(4));
     assert_eq!(phases(&cluster), [Phase::Draining]);
 }
@@ -123,13 +142,18 @@ fn a_tried_replica_is_not_asked_again() {
     let cluster = Cluster::default();
     ready(&cluster, 1);
     ready(&cluster, 2);
+    let place = |bounced: &[u64]| match cluster.acquire(&key(), REVISION, bounced) {
+        Acquired::Placed(ticket) => Some((ticket.route().replica.clone(), ticket.host())),
+        _ => None,
+    };
+    let (first, host) = place(&[]).unwrap();
+    let mut hosts = vec![host];
     for _ in 0..4 {
-        let Acquired::Placed(ticket) = cluster.acquire(&key(), REVISION, &[id(1)]) else {
-            panic!("not placed")
-        };
-        assert_eq!(ticket.route().replica, id(2));
+        let (other, host) = place(&hosts[..1]).unwrap();
+        assert_ne!(other, first);
+        hosts.push(host);
     }
-    assert!(matches!(cluster.acquire(&key(), REVISION, &[id(1), id(2)]), Acquired::Wait));
+    assert!(place(&hosts).is_none());
 }
 
 #[test]
@@ -139,8 +163,7 @@ fn an_end_that_is_heard_of_before_the_start_is_not_lost() {
     cluster.died(&ContainerId("c1".into()), 3, at(1));
     cluster.started(&observed(1, true), at(2));
     assert_eq!(phases(&cluster), [Phase::Ended]);
-    let wanted = Some(Wanted { revision: REVISION, replicas: 1 });
-    assert!(cluster.find(&key()).unwrap().view(&key(), wanted).unwrap().failure.is_some());
+    assert!(view(&cluster).failure.is_some());
 }
 
 #[test]
@@ -178,8 +201,7 @@ fn a_container_that_ends_soon_after_it_was_ready_is_a_failure_and_a_later_end_is
         let cluster = Cluster::default();
         ready(&cluster, 1);
         cluster.died(&ContainerId("c1".into()), 137, at(died_at));
-        let wanted = Some(Wanted { revision: REVISION, replicas: 1 });
-        cluster.find(&key()).unwrap().view(&key(), wanted).unwrap().failure.is_some()
+        view(&cluster).failure.is_some()
     };
     assert!(failure(1_000));
     assert!(!failure(60_000));
@@ -205,16 +227,20 @@ fn a_crashing_function_says_why() {
     assert!(matches!(acquire(&cluster), Acquired::Placed(_)));
 }
 
+fn adopt(cluster: &Cluster, observed: &Observed, ms: u64) -> Option<Arc<Route>> {
+    cluster.adopt(observed, Grant::default(), at(ms))
+}
+
 #[test]
 fn running_containers_are_taken_over_once_and_vanished_ones_forgotten() {
     let cluster = Cluster::default();
-    assert!(cluster.adopt(&observed(1, true), at(0)).is_some());
-    assert!(cluster.adopt(&observed(1, true), at(1)).is_none());
-    assert!(cluster.adopt(&observed(2, false), at(1)).is_none());
+    assert!(adopt(&cluster, &observed(1, true), 0).is_some());
+    assert!(adopt(&cluster, &observed(1, true), 1).is_none());
+    assert!(adopt(&cluster, &observed(2, false), 1).is_none());
     assert_eq!(phases(&cluster), [Phase::Starting, Phase::Ended]);
     order(&cluster, 3);
     assert!(
-        cluster.adopt(&observed(3, false), at(2)).is_none(),
+        adopt(&cluster, &observed(3, false), 2).is_none(),
         "one that is being started is left alone"
     );
     cluster.retain(&[observed(2, false)]);
@@ -227,22 +253,143 @@ fn an_image_answer_for_an_older_revision_is_dropped() {
     cluster.begin(&Action::Prepare { function: key(), revision: 1 }, None, at(0));
     cluster.begin(&Action::Prepare { function: key(), revision: 2 }, None, at(1));
     cluster.prepared(&key(), 1, Err(failed("old")), at(2));
-    let view = cluster
-        .find(&key())
-        .unwrap()
-        .view(&key(), Some(Wanted { revision: 2, replicas: 1 }))
-        .unwrap();
+    let cell = cluster.cell(&key());
+    cell.want(wanted(1).map(|wanted| Wanted { revision: 2, ..wanted }));
+    let view = cell.view();
     assert_eq!((view.image, view.failure), (ImageState::Preparing, None));
 }
 
+/// A cluster whose clock stands, with these bounds of parking.
+fn cluster_with(one: usize, all: usize) -> Cluster {
+    Cluster::new(Arc::new(SystemClock::start()), Policy::default(), ParkingBounds { one, all })
+}
+
+fn park(cluster: &Cluster, name: &str) -> Parking {
+    let key = FunctionKey { name: FunctionName::parse(name).unwrap(), ..key() };
+    cluster.park(&key, at(60_000), &[])
+}
+
 #[test]
-fn parking_is_bounded_and_freed() {
-    let cluster = Cluster::default();
-    let parking = cluster.parking(&key());
-    let first = parking.enter(1).unwrap();
-    assert!(parking.enter(1).is_none());
+fn parking_is_bounded_for_one_and_for_all_and_freed() {
+    let cluster = cluster_with(2, 8);
+    let Parking::Parked(first) = park(&cluster, "f") else { panic!("not parked") };
+    let _second = park(&cluster, "f");
+    assert!(matches!(park(&cluster, "f"), Parking::Full));
     drop(first);
-    assert!(parking.enter(1).is_some());
+    assert_eq!(cluster.parked(), 1);
+    assert!(matches!(park(&cluster, "f"), Parking::Parked(_)));
+}
+
+#[test]
+fn one_functions_burst_leaves_room_for_the_others() {
+    let cluster = cluster_with(1000, 100);
+    let mut burst: Vec<_> = (0..200).map(|_| park(&cluster, "f")).collect();
+    burst.retain(|parking| matches!(parking, Parking::Parked(_)));
+    assert_eq!(burst.len(), 50);
+    for name in ["a", "b", "c"] {
+        let one = park(&cluster, name);
+        assert!(matches!(one, Parking::Parked(_)), "{name}");
+        burst.push(one);
+    }
+}
+
+#[tokio::test]
+async fn a_free_place_goes_to_who_waits_longest_and_only_as_many_are_woken_as_there_is_room_for() {
+    let cluster = Cluster::default();
+    ready(&cluster, 1);
+    let load = Load { in_flight_max: Some(2), ..Load::default() };
+    cluster.loaded(&key(), &id(1), load, at(3));
+    let tickets: Vec<_> = (0..2).map(|_| acquire(&cluster)).collect();
+    assert!(matches!(acquire(&cluster), Acquired::Wait), "both places are taken");
+    let mut waiting: Vec<_> = (0..3)
+        .map(|_| match park(&cluster, "f") {
+            Parking::Parked(parked) => parked,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    drop(waiting.remove(1)); // this caller leaves
+    drop(tickets);
+    assert!(matches!(acquire(&cluster), Acquired::Wait), "nobody overtakes, no place is left");
+    let mut served = Vec::new();
+    for parked in &mut waiting {
+        served.push(parked.ticket().await.unwrap());
+    }
+    drop(waiting);
+    assert_eq!(cluster.parked(), 0);
+    drop(served);
+    assert!(matches!(acquire(&cluster), Acquired::Placed(_)));
+}
+
+#[tokio::test]
+async fn whoever_waits_for_a_start_is_let_go_when_it_is_ready() {
+    let cluster = Cluster::default();
+    order(&cluster, 1);
+    let Parking::Parked(mut parked) = park(&cluster, "f") else { panic!("not parked") };
+    cluster.started(&observed(1, true), at(1)).unwrap();
+    cluster.reported(&key(), &id(1), OwnerState::Ready, None, at(2));
+    assert_eq!(parked.ticket().await.unwrap().route().replica, id(1));
+}
+
+#[test]
+fn a_second_worker_serves_while_it_is_ready_and_its_tickets_carry_the_epoch() {
+    let cluster = Cluster::default();
+    ready(&cluster, 1);
+    let all = Abilities { workers: 2, second_own: true, ..Abilities::default() };
+    cluster.able(&key(), &id(1), all);
+    let report = |epoch, state| {
+        let report = WorkerReport { worker: 1, epoch, state, reason: None, crashes: 0 };
+        cluster.worker(&key(), &id(1), &report, at(4));
+    };
+    let workers = |cluster: &Cluster| {
+        let mut tickets = Vec::new();
+        while tickets.len() < 4
+            && let Acquired::Placed(ticket) = acquire(cluster)
+        {
+            tickets.push(ticket);
+        }
+        let mut seen: Vec<_> =
+            tickets.iter().map(|t| (t.worker().worker, t.worker().epoch)).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        seen
+    };
+    assert_eq!(workers(&cluster), [(0, 0)]);
+    report(3, WorkerState::Specialising);
+    assert_eq!(workers(&cluster), [(0, 0)]);
+    report(3, WorkerState::Ready);
+    assert_eq!(workers(&cluster), [(0, 0), (1, 3)]);
+    report(2, WorkerState::Generic);
+    assert_eq!(workers(&cluster), [(0, 0), (1, 3)], "what is about an older order is over");
+    report(3, WorkerState::Draining);
+    assert_eq!(workers(&cluster), [(0, 0)]);
+}
+
+#[test]
+fn what_a_container_taken_over_may_use_its_watchdog_says() {
+    let cluster = Cluster::default();
+    let guess = Grant { cpu: Some(400), memory: None };
+    cluster.adopt(&observed(1, true), guess, at(0)).unwrap();
+    let load = |cpu: u64| Load { cpu_max_millicores: Some(cpu), ..Load::default() };
+    cluster.loaded(&key(), &id(1), load(250), at(5_000));
+    assert_eq!(cluster.grant(&key(), &id(1)).cpu, Some(250));
+    cluster.loaded(&key(), &id(1), load(999), at(6_000));
+    assert_eq!(cluster.grant(&key(), &id(1)).cpu, Some(250), "from then on we know better");
+}
+
+#[test]
+fn repeated_and_impossible_reports_teach_nothing_wrong() {
+    let cluster = Cluster::default();
+    ready(&cluster, 1);
+    let load =
+        |served, cpu| Load { served, cpu_millicores: Some(cpu), in_flight: 1, ..Load::default() };
+    cluster.loaded(&key(), &id(1), load(10, 100), at(1_000));
+    cluster.loaded(&key(), &id(1), load(20, 100), at(2_000));
+    let cost = |cluster: &Cluster| view(cluster).traffic.cost_us();
+    assert_eq!(cost(&cluster), Some(10_000.0));
+    cluster.loaded(&key(), &id(1), load(20, 100), at(2_000)); // twice
+    cluster.loaded(&key(), &id(1), load(5, 100), at(3_000)); // counts from zero again
+    cluster.loaded(&key(), &id(1), load(6, 900), at(90_000)); // long after
+    assert_eq!(cost(&cluster), Some(10_000.0));
 }
 
 #[tokio::test]

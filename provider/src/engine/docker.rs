@@ -9,6 +9,7 @@
 mod connection;
 mod create;
 mod events;
+mod export;
 mod image;
 mod labels;
 mod login;
@@ -16,6 +17,7 @@ mod logs;
 mod prepare;
 mod replica;
 mod secrets;
+mod standby;
 mod usage;
 mod volume;
 
@@ -23,14 +25,15 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use hyperfaas_protocol::FunctionKey;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::{
-    Call, ContainerId, ContainerUsage, Engine, EngineError, EngineEvent, EngineFacts, Image,
-    LogLine, LogQuery, Observed, PullPolicy, StartOrder,
+    Bounds, Call, ContainerId, ContainerUsage, Engine, EngineError, EngineEvent, EngineFacts,
+    Image, LogLine, LogQuery, Observed, PullPolicy, ReplicaId, Standby, StandbyOrder, StartOrder,
 };
 use connection::Connection;
 use image::Pulls;
@@ -185,6 +188,26 @@ impl Engine for DockerEngine {
         Box::pin(self.inner.list())
     }
 
+    fn start_standby(&self, order: StandbyOrder) -> Call<'_, Standby> {
+        self.finish(|inner| async move { inner.start_standby(order).await })
+    }
+
+    fn list_standby(&self) -> Call<'_, Vec<Standby>> {
+        Box::pin(self.inner.list_standby())
+    }
+
+    fn rename<'a>(&'a self, container: &'a ContainerId, name: &'a ReplicaId) -> Call<'a, ()> {
+        Box::pin(self.inner.rename(container, name))
+    }
+
+    fn process<'a>(&'a self, container: &'a ContainerId) -> Call<'a, u32> {
+        Box::pin(self.inner.process(container))
+    }
+
+    fn export(&self, image: &Image) -> BoxStream<'static, Result<Bytes, EngineError>> {
+        export::stream(&self.inner, image)
+    }
+
     fn events(&self) -> BoxStream<'static, EngineEvent> {
         events::stream(Arc::clone(&self.inner))
     }
@@ -195,6 +218,11 @@ impl Engine for DockerEngine {
         query: LogQuery,
     ) -> BoxStream<'static, Result<LogLine, EngineError>> {
         logs::stream(self.inner.connection.docker(), container, query)
+    }
+
+    fn update<'a>(&'a self, container: &'a ContainerId, bounds: Bounds) -> Call<'a, ()> {
+        let container = container.clone();
+        self.finish(move |inner| async move { inner.update(container, bounds).await })
     }
 
     fn usage<'a>(&'a self, container: &'a ContainerId) -> Call<'a, ContainerUsage> {

@@ -70,6 +70,8 @@ pub struct Image {
     pub command: Vec<String>,
     /// The image's user in Docker's syntax; empty is root.
     pub user: String,
+    /// The image's working directory; empty is the root.
+    pub directory: String,
 }
 
 /// A secret's bytes on their way into a container; never shown.
@@ -112,6 +114,34 @@ pub struct StartOrder {
     pub read_only_root: bool,
     /// Files at `/var/openfaas/secrets`, read-only; shared by all replicas of one revision.
     pub secrets: Vec<SecretFile>,
+}
+
+/// One standby container to be started: it belongs to no function, and its watchdog waits to be given some.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StandbyOrder {
+    /// The container's name; never used twice.
+    pub name: ReplicaId,
+    /// What the watchdog must know.
+    pub boot: Boot,
+    /// Upper bounds, as asked for; the engine clamps them to what it accepts.
+    pub limits: Bounds,
+}
+
+/// A standby container, as the engine sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standby {
+    /// The engine's id.
+    pub container: ContainerId,
+    /// Its name now.
+    pub name: ReplicaId,
+    /// The port its watchdog serves HTTP on.
+    pub http_port: u16,
+    /// The port of its control link.
+    pub control_port: u16,
+    /// Whether its processes run.
+    pub is_running: bool,
+    /// Its address on the functions' network, while it runs.
+    pub address: Option<IpAddr>,
 }
 
 /// Memory and processor bounds; `None` is unbounded.
@@ -237,8 +267,24 @@ pub trait Engine: Send + Sync + 'static {
     /// Sends SIGTERM, kills after `grace`, and removes the container. An unknown id is success.
     fn stop<'a>(&'a self, container: &'a ContainerId, grace: Duration) -> Call<'a, ()>;
 
-    /// Every container of this installation, running or not.
+    /// Every replica of this installation, running or not; standby containers are not among them.
     fn list(&self) -> Call<'_, Vec<Observed>>;
+
+    /// Creates and starts one standby container, which has nothing but a watchdog: no image of a user, no file but the
+    /// engine's own. As [`Engine::start`] otherwise; [`Engine::stop`] ends it.
+    fn start_standby(&self, order: StandbyOrder) -> Call<'_, Standby>;
+
+    /// Every standby container of this installation, running or not.
+    fn list_standby(&self) -> Call<'_, Vec<Standby>>;
+
+    /// Gives a container another name, so that the engine's own list tells what it serves.
+    fn rename<'a>(&'a self, container: &'a ContainerId, name: &'a ReplicaId) -> Call<'a, ()>;
+
+    /// The first process of a running container, as the engine's host numbers it.
+    fn process<'a>(&'a self, container: &'a ContainerId) -> Call<'a, u32>;
+
+    /// An image's root file system as a tar archive, piece by piece. Ends after an error; dropping it ends the export.
+    fn export(&self, image: &Image) -> BoxStream<'static, Result<Bytes, EngineError>>;
 
     /// What happens from now on; begins with `Connected` or `Lost`, and never ends.
     fn events(&self) -> BoxStream<'static, EngineEvent>;
@@ -249,6 +295,9 @@ pub trait Engine: Send + Sync + 'static {
         container: &ContainerId,
         query: LogQuery,
     ) -> BoxStream<'static, Result<LogLine, EngineError>>;
+
+    /// Changes what a running container may use, and the engine's record of it; what is `None` stays as it is.
+    fn update<'a>(&'a self, container: &'a ContainerId, bounds: Bounds) -> Call<'a, ()>;
 
     /// What a container uses now.
     fn usage<'a>(&'a self, container: &'a ContainerId) -> Call<'a, ContainerUsage>;

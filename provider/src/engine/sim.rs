@@ -9,19 +9,21 @@
 mod calls;
 mod host;
 mod program;
+mod standby;
 mod world;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use hyperfaas_protocol::FunctionKey;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::{
-    Call, ContainerId, ContainerUsage, Engine, EngineError, EngineEvent, EngineFacts, Image,
-    LogLine, LogQuery, Observed, PullPolicy, StartOrder,
+    Bounds, Call, ContainerId, ContainerUsage, Engine, EngineError, EngineEvent, EngineFacts,
+    Image, LogLine, LogQuery, Observed, PullPolicy, ReplicaId, Standby, StandbyOrder, StartOrder,
 };
 use host::Signal;
 pub use host::SimHost;
@@ -81,6 +83,39 @@ impl Engine for SimEngine {
         Box::pin(async { self.host.list(&self.installation) })
     }
 
+    fn start_standby(&self, order: StandbyOrder) -> Call<'_, Standby> {
+        Box::pin(async move {
+            let (host, installation) = (self.host.clone(), Arc::clone(&self.installation));
+            let task = tokio::spawn(async move {
+                tokio::time::sleep(host.start_delay()).await;
+                host.start_standby(&installation, &order)
+            });
+            task.await.unwrap_or_else(|_| Err(EngineError::Unavailable("shutting down".into())))
+        })
+    }
+
+    fn list_standby(&self) -> Call<'_, Vec<Standby>> {
+        Box::pin(async { self.host.list_standby(&self.installation) })
+    }
+
+    fn rename<'a>(&'a self, container: &'a ContainerId, name: &'a ReplicaId) -> Call<'a, ()> {
+        Box::pin(async move { self.host.rename(container, name) })
+    }
+
+    fn process<'a>(&'a self, container: &'a ContainerId) -> Call<'a, u32> {
+        Box::pin(async move { self.host.process(container) })
+    }
+
+    fn export(&self, image: &Image) -> BoxStream<'static, Result<Bytes, EngineError>> {
+        let pieces = match self.host.archive(image) {
+            Ok(archive) => {
+                archive.chunks(64 << 10).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect()
+            }
+            Err(error) => vec![Err(error)],
+        };
+        stream::iter(pieces).boxed()
+    }
+
     fn events(&self) -> BoxStream<'static, EngineEvent> {
         let (host, installation) = (self.host.clone(), Arc::clone(&self.installation));
         let (first, signals) = host.subscribe();
@@ -122,6 +157,10 @@ impl Engine for SimEngine {
         let is_wanted =
             move |line: &LogLine| query.since.is_none_or(|since| line.timestamp >= since);
         lines.filter(move |line| std::future::ready(is_wanted(line))).map(Ok).boxed()
+    }
+
+    fn update<'a>(&'a self, container: &'a ContainerId, bounds: Bounds) -> Call<'a, ()> {
+        Box::pin(async move { self.host.update(container, bounds) })
     }
 
     fn usage<'a>(&'a self, container: &'a ContainerId) -> Call<'a, ContainerUsage> {

@@ -13,6 +13,7 @@ use super::*;
 use crate::catalog::CatalogSettings;
 use crate::engine::sim::{SimEngine, SimHost};
 use crate::engine::{Bounds, Image, StartOrder};
+use crate::scheduler::Grant;
 use crate::spec::FunctionSpec;
 
 struct World {
@@ -63,7 +64,7 @@ impl World {
             secrets: Vec::new(),
         };
         let observed = self.sources.engine.start(order).await.unwrap();
-        self.sources.cluster.adopt(&observed, Moment::ZERO);
+        self.sources.cluster.adopt(&observed, Grant::default(), Moment::ZERO);
         observed.container
     }
 
@@ -98,6 +99,7 @@ fn image() -> Image {
         entrypoint: Vec::new(),
         command: Vec::new(),
         user: String::new(),
+        directory: String::new(),
     }
 }
 
@@ -112,6 +114,8 @@ fn boot() -> Boot {
         command: Vec::new(),
         user: String::new(),
         has_home: false,
+        is_standby: false,
+        in_flight_max: None,
     }
 }
 

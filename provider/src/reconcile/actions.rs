@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyperfaas_protocol::FunctionKey;
-use hyperfaas_protocol::control::{Boot, CONTROL_PORT, FUNCTION_PORT, LINK_VERSION, RELAY_PORT};
+use hyperfaas_protocol::control::{
+    Boot, CONTROL_PORT, FUNCTION_PORT, LINK_VERSION, Order, RELAY_PORT, Work,
+};
 use hyperfaas_protocol::image::{FunctionKind, kind};
-use tracing::{Instrument, error, info, info_span, warn};
+use tracing::{Instrument, debug, error, info, info_span, warn};
 use uuid::Uuid;
 
 use super::Reconciler;
@@ -14,12 +16,15 @@ use crate::catalog::Function;
 use crate::cluster::Setback;
 use crate::engine::{EngineError, Image, ReplicaId, StartOrder};
 use crate::link::replica_key;
-use crate::scheduler::Action;
+use crate::scheduler::{Action, Grant, Why, WorkerPlace};
 
 /// The first wait before stopping a replica is tried again.
 const STOP_RETRY_FIRST: Duration = Duration::from_millis(500);
 /// The longest wait before stopping a replica is tried again.
 const STOP_RETRY_MOST: Duration = Duration::from_secs(30);
+
+/// The pause before a container that could not be resized is looked at again.
+const RESIZE_PAUSE: Duration = Duration::from_secs(1);
 
 /// The pause before an action that found the engine away may be planned again.
 const ENGINE_AWAY_PAUSE: Duration = Duration::from_millis(500);
@@ -27,7 +32,7 @@ const ENGINE_AWAY_PAUSE: Duration = Duration::from_millis(500);
 impl Reconciler {
     /// Counts `action` as begun and sets it going.
     pub(super) fn begin(self: &Arc<Self>, action: &Action) {
-        let now = self.clock.now();
+        let now = self.now();
         match action {
             Action::Prepare { function, revision } => {
                 let revision = *revision;
@@ -38,17 +43,21 @@ impl Reconciler {
                     async move { this.prepare(&function, revision).await }.instrument(span)
                 });
             }
-            Action::Start { function, revision } => {
+            Action::Start { function, revision, why } => {
                 let revision = *revision;
                 let replica = new_replica_id(function);
-                self.cluster.begin(action, Some(replica.clone()), now);
-                let span = info_span!("start", %function, revision, replica = %replica.0);
+                let wanted = self.wanted(function, revision);
+                let grant = wanted.map_or_else(Grant::default, |f| f.spec.scaling.initial);
+                self.cluster.begin(action, Some((replica.clone(), grant)), now);
+                let reason = why.rule.name();
+                let span = info_span!("start", %function, revision, replica = %replica.0, reason);
                 let function = function.clone();
                 self.spawn(|this| {
                     async move { this.start(&function, revision, replica).await }.instrument(span)
                 });
             }
-            Action::Drain { function, replica, reason } => {
+            Action::Drain { function, replica, why } => {
+                let reason = why.rule.name();
                 let span = info_span!("drain", %function, replica = %replica.0, reason);
                 self.begin_removal(action, function.clone(), replica.clone(), span);
             }
@@ -61,7 +70,84 @@ impl Reconciler {
                 let span = info_span!("clear", %function, replica = %replica.0);
                 self.begin_removal(action, function.clone(), replica.clone(), span);
             }
+            Action::Resize { function, replica, grant, why } => {
+                self.begin_resize(action, (function, replica), *grant, why);
+            }
+            Action::Specialise { function, place, why } => {
+                let order =
+                    Order::Specialise { worker: place.worker, epoch: place.epoch, work: Work::Own };
+                self.begin_order(action, (function, place), order, why);
+            }
+            Action::Release { function, place, why } => {
+                let grace = self.settings.drain_timeout.as_millis();
+                let grace_ms = u64::try_from(grace).unwrap_or(u64::MAX);
+                let order = Order::Release { worker: place.worker, epoch: place.epoch, grace_ms };
+                self.begin_order(action, (function, place), order, why);
+            }
         }
+    }
+
+    /// Phase 1: more for a container, or less.
+    fn begin_resize(
+        self: &Arc<Self>,
+        action: &Action,
+        (function, replica): (&FunctionKey, &ReplicaId),
+        grant: Grant,
+        why: &Why,
+    ) {
+        let before = self.cluster.grant(function, replica);
+        self.cluster.begin(action, None, self.now());
+        let (cpu, memory, reason) = (grant.cpu, grant.memory, why.rule.name());
+        let span = info_span!("resize", %function, replica = %replica.0, cpu, memory, reason);
+        let (function, replica) = (function.clone(), replica.clone());
+        self.spawn(|this| {
+            let resize = async move { this.resize(&function, &replica, (before, grant)).await };
+            resize.instrument(span)
+        });
+    }
+
+    async fn resize(
+        &self,
+        key: &FunctionKey,
+        replica: &ReplicaId,
+        (before, grant): (Grant, Grant),
+    ) {
+        let Some((container, _)) = self.cluster.container(key, replica) else { return };
+        match self.node.resize(&container, grant).await {
+            Ok(()) => {
+                debug!("container resized");
+                let more = grant.cpu.unwrap_or(0).saturating_sub(before.cpu.unwrap_or(0));
+                self.cluster.counters().granted.inc_by(more.into());
+                self.cluster.resized(key, replica, None);
+            }
+            Err(error) => {
+                warn!(%error, "container not resized");
+                tokio::time::sleep(RESIZE_PAUSE).await;
+                self.cluster.resized(key, replica, Some(before));
+            }
+        }
+    }
+
+    /// An order to a watchdog of one of the function's own containers.
+    fn begin_order(
+        &self,
+        action: &Action,
+        (function, place): (&FunctionKey, &WorkerPlace),
+        order: Order,
+        why: &Why,
+    ) {
+        self.cluster.begin(action, None, self.now());
+        let Some((_, Some(route))) = self.cluster.leaving(function, &place.host) else { return };
+        info!(
+            %function,
+            replica = place.host.0,
+            worker = place.worker,
+            epoch = place.epoch,
+            action = action.name(),
+            reason = why.rule.name(),
+            "worker ordered"
+        );
+        route.orders.send_replace(Some(order));
     }
 
     fn begin_removal(
@@ -71,7 +157,7 @@ impl Reconciler {
         replica: ReplicaId,
         span: tracing::Span,
     ) {
-        self.cluster.begin(action, None, self.clock.now());
+        self.cluster.begin(action, None, self.now());
         self.spawn(|this| async move { this.remove(&function, &replica).await }.instrument(span));
     }
 
@@ -79,7 +165,7 @@ impl Reconciler {
     async fn prepare(&self, key: &FunctionKey, revision: u64) {
         let Some(function) = self.wanted(key, revision) else {
             let superseded = Err(Setback::EngineAway); // nobody's fault: the next plan sees what is wanted now
-            return self.cluster.prepared(key, revision, superseded, self.clock.now());
+            return self.cluster.prepared(key, revision, superseded, self.now());
         };
         let outcome = self.engine.image(&function.spec.deployment.image, self.settings.pull).await;
         let outcome = match outcome {
@@ -89,7 +175,7 @@ impl Reconciler {
         if let Ok(image) = &outcome {
             info!(image = image.reference, id = image.id, digest = image.digest, "image present");
         }
-        self.cluster.prepared(key, revision, outcome, self.clock.now());
+        self.cluster.prepared(key, revision, outcome, self.now());
     }
 
     async fn start(self: &Arc<Self>, key: &FunctionKey, revision: u64, replica: ReplicaId) {
@@ -103,11 +189,11 @@ impl Reconciler {
         match started {
             Ok(observed) => {
                 info!("replica started");
-                if let Some(route) = self.cluster.started(&observed, self.clock.now()) {
+                if let Some(route) = self.cluster.started(&observed, self.now()) {
                     self.follow(key.clone(), route);
                 }
             }
-            Err(setback) => self.cluster.start_failed(key, &replica, setback, self.clock.now()),
+            Err(setback) => self.cluster.start_failed(key, &replica, setback, self.now()),
         }
     }
 
@@ -219,6 +305,8 @@ fn start_order(
         command: image.command.clone(),
         user: image.user.clone(),
         has_home: variable("HOME").is_some(),
+        is_standby: false,
+        in_flight_max: function.spec.scaling.in_flight_max,
     };
     StartOrder {
         replica,

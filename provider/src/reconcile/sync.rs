@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use hyperfaas_protocol::FunctionKey;
-use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::Reconciler;
 use crate::cluster::Route;
 use crate::engine::{EngineError, EngineEvent};
 use crate::link;
+use crate::scheduler::Grant;
 
 /// The first wait before reaching for the engine again.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -30,7 +30,7 @@ impl Reconciler {
                     self.cluster.set_engine_up(false);
                 }
                 EngineEvent::Died { container, exit_code } => {
-                    self.cluster.died(&container, exit_code, self.clock.now());
+                    self.cluster.died(&container, exit_code, self.now());
                 }
                 EngineEvent::Removed { container } => self.cluster.removed(&container),
             }
@@ -52,12 +52,16 @@ impl Reconciler {
         self.cluster.retain(&observed);
         let mut adopted = 0_usize;
         for replica in &observed {
-            if let Some(route) = self.cluster.adopt(replica, self.clock.now()) {
+            // What it may use by now its watchdog will say; until then, what it was created with.
+            let function = self.catalog.function(&replica.function);
+            let grant = function.map_or_else(Grant::default, |f| f.spec.scaling.initial);
+            if let Some(route) = self.cluster.adopt(replica, grant, self.now()) {
                 adopted += 1;
                 self.follow(replica.function.clone(), route);
             }
         }
         let facts = self.engine.prepare().await?;
+        self.cluster.set_host(&facts);
         info!(version = facts.version, api = facts.api_version, adopted, "container engine ready");
         self.cluster.set_engine_up(true);
         self.collect_secrets().await;
@@ -67,25 +71,8 @@ impl Reconciler {
     /// Follows the control link of a replica until the replica is gone.
     pub(super) fn follow(self: &Arc<Self>, function: FunctionKey, route: Arc<Route>) {
         let key = link::replica_key(self.catalog.master_key(), &route.replica);
-        self.spawn(|this| async move {
-            let gone = CancellationToken::new();
-            let link = link::follow(
-                Arc::clone(&this.cluster),
-                Arc::clone(&this.clock),
-                function.clone(),
-                Arc::clone(&route),
-                key,
-                gone.clone(),
-            );
-            let watch = async {
-                let mut changed = this.cluster.subscribe();
-                while this.cluster.is_current(&function, &route) && changed.changed().await.is_ok()
-                {
-                }
-                gone.cancel();
-            };
-            tokio::join!(link, watch);
-        });
+        let cluster = Arc::clone(&self.cluster);
+        self.spawn(|_| link::follow(cluster, function, route, key));
     }
 
     /// Lets the engine remove the secrets of revisions that are no longer wanted or running.

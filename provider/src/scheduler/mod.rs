@@ -1,17 +1,38 @@
 //! Decides; never acts. A snapshot of the cluster goes in, the actions to take come out.
 //!
-//! [`plan()`] looks at every function and says what to start, drain or clear away; [`place()`] says where one request goes.
-//! Both are functions of plain data: no clock, no lock, no I/O, no chance. [`crate::reconcile`] carries the actions out, and
-//! [`crate::cluster`] counts an action as begun before it runs, so that it is never planned twice.
+//! [`plan_function`] looks at one function and says what to start, drain, resize or specialise for it; [`plan()`] does so for all
+//! of them; [`place()`] says where one request goes. All are functions of plain data: no clock, no lock, no I/O, no chance.
+//! [`crate::reconcile`] carries the actions out, and [`crate::cluster`] counts an action as begun before it runs, so that it is
+//! never planned twice.
 
 mod action;
+mod demand;
+mod multiplex;
+mod out;
 mod place;
 mod plan;
 mod policy;
+mod scaling;
 mod snapshot;
+mod traffic;
+mod up;
+mod why;
+mod window;
 
-pub use action::{Action, Plan};
-pub use place::{Candidate, place};
-pub use plan::plan;
-pub use policy::Policy;
-pub use snapshot::{Failure, FunctionView, ImageState, Phase, ReplicaView, Snapshot, Wanted};
+#[cfg(test)]
+mod tests;
+
+pub use action::{Action, PlaceKind, Plan, WorkerPlace};
+pub use demand::{expected_use, need};
+pub use out::{Scale, is_pressed, is_served};
+pub use place::{Seat, place, room};
+pub use plan::{Budget, FunctionPlan, Missing, plan, plan_function, share_starts};
+pub use policy::{Mode, Policy};
+pub use scaling::{Metric, Scaling};
+pub use snapshot::{
+    Failure, FunctionView, Grant, GuestView, ImageState, LoadView, NodeId, NodeView, Offer, Phase,
+    ReplicaView, Snapshot, Wanted, WorkerView,
+};
+pub use traffic::Traffic;
+pub use why::{Rule, Why};
+pub use window::Peak;

@@ -1,47 +1,143 @@
-//! What should change, so that what exists becomes what the catalog asks for.
+//! What should change, so that what exists becomes what is wanted and what the load needs.
 //!
-//! In: a [`Snapshot`], the [`Policy`], the moment. Out: a [`Plan`]. Nothing is changed here.
-//! Always: replicas of the wanted revision never exceed the wanted number; while an update is under way as many old replicas
+//! In: one function ([`plan_function`]) or a whole [`Snapshot`] ([`plan()`]), the [`Policy`], the moment. Out: actions, and when
+//! to look again. Nothing is changed here.
+//! Always: replicas of the wanted revision never exceed the desired number; while an update is under way as many old replicas
 //! stay ready as new ones are missing; no more than `starts_at_once` starts are under way; failing starts back off.
+//! Cost: one function's plan looks at that function and at the [`Budget`] alone.
 
 use hyperfaas_protocol::FunctionKey;
 use hyperfaas_protocol::moment::Moment;
 
-use super::{Action, FunctionView, ImageState, Phase, Plan, Policy, ReplicaView, Snapshot, Wanted};
+use super::action::{Action, Plan};
+use super::demand::{expected_use, measured_cpu, need, whole};
+use super::multiplex;
+use super::out::{Scale, look_again, rescale};
+use super::policy::Policy;
+use super::snapshot::{
+    FunctionView, ImageState, NodeView, Offer, Phase, ReplicaView, Snapshot, Wanted,
+};
+use super::up::Up;
+use super::why::{Rule, Why};
 
-/// Everything to be done at `now`.
+/// What all functions share, and what is left of it.
+#[derive(Debug, Clone, Default)]
+pub struct Budget {
+    /// Container starts that may begin.
+    pub starts: usize,
+    /// Specialisations that may begin.
+    pub specialisations: usize,
+    /// The hosts, by [`super::NodeId`].
+    pub nodes: Vec<NodeView>,
+    /// Workers that could take on a guest.
+    pub offers: Vec<Offer>,
+}
+
+/// The plan of one function.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FunctionPlan {
+    /// What to do, starts aside, and when to look again.
+    pub plan: Plan,
+    /// What the next plan must remember; to be kept in the function.
+    pub scale: Scale,
+    /// Replicas that should be started now, as far as the budget of starts allows.
+    pub missing: usize,
+    /// Why, for each of those starts.
+    pub missing_why: Option<Why>,
+}
+
+/// Everything to be done at `now` over all functions.
 ///
 /// Starts are shared out one at a time between the functions that miss replicas, so that a function which wants many does not
 /// keep another one waiting.
 pub fn plan(snapshot: &Snapshot, policy: &Policy, now: Moment) -> Plan {
-    let mut plan = Plan::default();
+    let mut all = Plan::default();
     if !snapshot.is_engine_up {
-        return plan;
+        return all;
     }
+    let phases = snapshot.functions.iter().flat_map(|f| &f.replicas).map(|r| r.phase);
+    let under_way = phases.filter(|phase| *phase == Phase::Ordered).count();
+    let mut budget = Budget {
+        starts: policy.starts_at_once.saturating_sub(under_way),
+        specialisations: policy.specialisations_at_once,
+        nodes: snapshot.nodes.clone(),
+        offers: snapshot.offers.clone(),
+    };
     let mut missing = Vec::new();
     for function in &snapshot.functions {
-        clear_ended(function, &mut plan);
-        match function.wanted {
-            Some(wanted) => {
-                give_up_late(function, policy, now, &mut plan);
-                drain_surplus(function, wanted, &mut plan);
-                let count = missing_starts(function, wanted, policy, now, &mut plan);
-                missing.push((&function.key, wanted.revision, count));
-            }
-            None => {
-                let all: Vec<_> = function.replicas.iter().collect();
-                drain_first(function, &all, all.len(), "deleted", &mut plan);
-            }
+        let one = plan_function(function, &mut budget, policy, now);
+        all.actions.extend(one.plan.actions);
+        one.plan.wake_at.into_iter().for_each(|at| all.wake(at));
+        all.scales.push(one.scale);
+        if let Some(why) = one.missing_why {
+            missing.push(Missing {
+                key: &function.key,
+                revision: function.revision(),
+                count: one.missing,
+                why,
+            });
         }
     }
-    let under_way = snapshot
-        .functions
-        .iter()
-        .flat_map(|f| &f.replicas)
-        .filter(|r| r.phase == Phase::Ordered)
-        .count();
-    share_starts(&mut missing, policy.starts_at_once.saturating_sub(under_way), &mut plan);
-    plan
+    share_starts(&mut missing, budget.starts, &mut all.actions);
+    all
+}
+
+/// Everything to be done for one function at `now`; takes from `budget` what its actions use, starts excepted.
+pub fn plan_function(
+    function: &FunctionView,
+    budget: &mut Budget,
+    policy: &Policy,
+    now: Moment,
+) -> FunctionPlan {
+    let mut plan = Plan::default();
+    clear_ended(function, &mut plan);
+    let Some(wanted) = &function.wanted else {
+        let all: Vec<_> = function.replicas.iter().collect();
+        let why = Why::of(Rule::Deleted, function, 0.0, now);
+        drain_first(function, &all, all.len(), why, &mut plan);
+        multiplex::give_back(function, &function.scale, policy, now, &mut plan);
+        return FunctionPlan { plan, scale: function.scale, missing: 0, missing_why: None };
+    };
+    give_up_late(function, policy, now, &mut plan);
+    let host = available_cpu(function, &budget.nodes, now);
+    let (mut scale, rule) = rescale(function, (wanted, host), policy, now);
+    let mut why = Why::of(rule.unwrap_or(Rule::Wanted), function, 0.0, now);
+    (why.desired, why.need) = (scale.desired, need(function, policy, now));
+    let is_held = now < scale.hold_until;
+    drain_surplus(function, wanted, &scale, (why, rule, is_held), &mut plan);
+    let missing = missing_starts(function, wanted, &scale, policy, now, &mut plan);
+    let up = Up { function, scaling: &wanted.scaling, policy, now };
+    if policy.mode.has_up() {
+        up.resize(&mut scale, budget, &mut plan);
+        up.second_workers(budget, &mut plan);
+        if up.has_lent() {
+            plan.wake(now.after(policy.tick));
+        }
+    }
+    if policy.mode.has_multiplex() {
+        multiplex::evict(function, policy, now, &mut plan);
+        multiplex::take_places(function, &wanted.scaling, budget, policy, now, &mut plan);
+        multiplex::give_back(function, &scale, policy, now, &mut plan);
+        if !function.guests.is_empty() {
+            plan.wake(now.after(policy.tick));
+        }
+    }
+    look_again(function, wanted, &scale, policy, now).into_iter().for_each(|at| plan.wake(at));
+    FunctionPlan { plan, scale, missing, missing_why: (missing > 0).then_some(why) }
+}
+
+/// Millicores that all containers of `function` together could have: what others, functions or not, do not use of all hosts.
+fn available_cpu(function: &FunctionView, nodes: &[NodeView], now: Moment) -> u32 {
+    if nodes.is_empty() || nodes.iter().any(|node| node.cpu == 0) {
+        return u32::MAX;
+    }
+    let own = whole(expected_use(function, now));
+    let add = |sum: u32, part: u32| sum.saturating_add(part);
+    let all = nodes.iter().map(|node| node.cpu).fold(0, add);
+    let used = nodes.iter().map(|node| node.cpu_used).fold(0, add);
+    let busy = nodes.iter().map(|node| node.cpu_busy).fold(0, add);
+    let others = busy.saturating_sub(whole(measured_cpu(function, now)));
+    all.saturating_sub(others.max(used.saturating_sub(own)))
 }
 
 fn clear_ended(function: &FunctionView, plan: &mut Plan) {
@@ -61,29 +157,41 @@ fn give_up_late(function: &FunctionView, policy: &Policy, now: Moment, plan: &mu
                 replica: replica.id.clone(),
             });
         } else {
-            wake(plan, deadline);
+            plan.wake(deadline);
         }
     }
 }
 
 /// Drains what is too many of the wanted revision, and the old revisions that new replicas have replaced.
-fn drain_surplus(function: &FunctionView, wanted: Wanted, plan: &mut Plan) {
+fn drain_surplus(
+    function: &FunctionView,
+    wanted: &Wanted,
+    scale: &Scale,
+    (why, rule, is_held): (Why, Option<Rule>, bool),
+    plan: &mut Plan,
+) {
     let live = |r: &&ReplicaView| r.phase.is_live();
     let is_new = |r: &&ReplicaView| r.revision == wanted.revision;
-    let new: Vec<_> = function.replicas.iter().filter(live).filter(is_new).collect();
+    let count = function.replicas.iter().filter(live).count();
+    let has_old = function.replicas.iter().filter(live).any(|r| !is_new(&r));
+    let desired = scale.desired as usize;
+    if count <= desired && !has_old {
+        return;
+    }
+    let mut new: Vec<_> = function.replicas.iter().filter(live).filter(is_new).collect();
     let ready_new = new.iter().filter(|r| r.phase == Phase::Ready).count();
-    let wanted_count = wanted.replicas as usize;
-
-    let surplus = new.len().saturating_sub(wanted_count);
-    let mut by_worth = new;
-    by_worth.sort_by_key(|r| (worth(r.phase), std::cmp::Reverse(r.in_flight)));
-    drain_first(function, &by_worth, surplus, "scaled in", plan);
+    let surplus = if is_held { 0 } else { new.len().saturating_sub(desired) };
+    // Of equals the youngest goes: what has served longest is warmest.
+    new.reverse();
+    new.sort_by_key(|r| (worth(r.phase), r.own_in_flight()));
+    let too_many = Why { rule: rule.unwrap_or(Rule::TooMany), ..why };
+    drain_first(function, &new, surplus, too_many, plan);
 
     let mut old: Vec<_> = function.replicas.iter().filter(live).filter(|r| !is_new(r)).collect();
-    old.sort_by_key(|r| (worth(r.phase), std::cmp::Reverse(r.in_flight)));
+    old.sort_by_key(|r| (worth(r.phase), r.own_in_flight()));
     let ready_old = old.iter().filter(|r| r.phase == Phase::Ready).count();
-    let kept = wanted_count.saturating_sub(ready_new).min(ready_old);
-    drain_first(function, &old, old.len() - kept, "replaced by an update", plan);
+    let kept = desired.saturating_sub(ready_new).min(ready_old);
+    drain_first(function, &old, old.len() - kept, Why { rule: Rule::Replaced, ..why }, plan);
 }
 
 /// How much a replica is worth keeping: lower goes first.
@@ -101,7 +209,7 @@ fn drain_first(
     function: &FunctionView,
     replicas: &[&ReplicaView],
     count: usize,
-    reason: &'static str,
+    why: Why,
     plan: &mut Plan,
 ) {
     for replica in replicas.iter().take(count).filter(|r| can_drain(r)) {
@@ -110,7 +218,7 @@ fn drain_first(
             plan.actions.push(Action::Drain {
                 function: function.key.clone(),
                 replica: replica.id.clone(),
-                reason,
+                why,
             });
         }
     }
@@ -123,7 +231,8 @@ fn can_drain(replica: &ReplicaView) -> bool {
 /// How many replicas of the wanted revision should be started now; asks for the image first.
 fn missing_starts(
     function: &FunctionView,
-    wanted: Wanted,
+    wanted: &Wanted,
+    scale: &Scale,
     policy: &Policy,
     now: Moment,
     plan: &mut Plan,
@@ -133,14 +242,14 @@ fn missing_starts(
         .iter()
         .filter(|r| r.phase.is_live() && r.revision == wanted.revision)
         .count();
-    let missing = (wanted.replicas as usize).saturating_sub(live);
+    let missing = (scale.desired as usize).saturating_sub(live);
     if missing == 0 {
         return 0;
     }
     if let Some(failure) = function.failure {
         let retry_at = failure.last.after(policy.backoff(failure.count));
         if now < retry_at {
-            wake(plan, retry_at);
+            plan.wake(retry_at);
             return 0;
         }
     }
@@ -157,26 +266,40 @@ fn missing_starts(
     }
 }
 
+/// A function that misses replicas.
+#[derive(Debug, Clone, Copy)]
+pub struct Missing<'a> {
+    /// Which function.
+    pub key: &'a FunctionKey,
+    /// From which revision to start.
+    pub revision: u64,
+    /// How many it misses; what could not be started is left in here.
+    pub count: usize,
+    /// Why.
+    pub why: Why,
+}
+
 /// Hands out `budget` starts round by round.
-fn share_starts(missing: &mut [(&FunctionKey, u64, usize)], mut budget: usize, plan: &mut Plan) {
-    while budget > 0 && missing.iter().any(|(_, _, count)| *count > 0) {
-        for (key, revision, count) in missing.iter_mut().filter(|(_, _, count)| *count > 0) {
+pub fn share_starts(missing: &mut [Missing<'_>], mut budget: usize, actions: &mut Vec<Action>) {
+    while budget > 0 && missing.iter().any(|one| one.count > 0) {
+        for one in missing.iter_mut().filter(|one| one.count > 0) {
             if budget == 0 {
                 return;
             }
-            plan.actions.push(Action::Start { function: (*key).clone(), revision: *revision });
-            *count -= 1;
+            actions.push(Action::Start {
+                function: one.key.clone(),
+                revision: one.revision,
+                why: one.why,
+            });
+            one.count -= 1;
             budget -= 1;
         }
     }
 }
 
-fn wake(plan: &mut Plan, at: Moment) {
-    plan.wake_at = Some(plan.wake_at.map_or(at, |earlier| earlier.min(at)));
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
     use hyperfaas_protocol::{FunctionName, Namespace};
@@ -184,7 +307,7 @@ mod tests {
 
     use super::*;
     use crate::engine::ReplicaId;
-    use crate::scheduler::Failure;
+    use crate::scheduler::{Failure, Grant};
 
     const NOW: Moment = Moment::from_millis(1_000_000);
 
@@ -196,16 +319,41 @@ mod tests {
     }
 
     fn replica(id: usize, revision: u64, phase: Phase) -> ReplicaView {
-        ReplicaView { id: ReplicaId(format!("r{id}")), revision, phase, since: NOW, in_flight: 0 }
+        let id = ReplicaId(format!("r{id}"));
+        let new = ReplicaView::ordered(id, revision, Grant::default(), NOW);
+        ReplicaView { phase, ..new }
     }
 
     fn function(wanted: Option<(u64, u32)>, replicas: Vec<ReplicaView>) -> FunctionView {
-        let wanted = wanted.map(|(revision, replicas)| Wanted { revision, replicas });
-        FunctionView { key: key("f"), wanted, image: ImageState::Present, replicas, failure: None }
+        let wanted = wanted.map(|(revision, replicas)| Wanted {
+            revision,
+            replicas,
+            call: 1,
+            scaling: Arc::default(),
+        });
+        // Seen before, so that nothing is held for a restarted provider.
+        let scale = Scale {
+            call: 1,
+            desired: wanted.as_ref().map_or(0, |w| w.replicas),
+            floor: 100,
+            floor_since: NOW,
+            ..Scale::default()
+        };
+        FunctionView {
+            wanted,
+            image: ImageState::Present,
+            replicas,
+            scale,
+            ..FunctionView::new(key("f"))
+        }
     }
 
     fn actions(functions: Vec<FunctionView>) -> Vec<Action> {
-        plan(&Snapshot { is_engine_up: true, functions }, &Policy::default(), NOW).actions
+        plan(&snapshot(functions), &Policy::default(), NOW).actions
+    }
+
+    fn snapshot(functions: Vec<FunctionView>) -> Snapshot {
+        Snapshot { is_engine_up: true, functions, ..Snapshot::default() }
     }
 
     fn drained(actions: &[Action]) -> Vec<&str> {
@@ -260,7 +408,7 @@ mod tests {
     #[test]
     fn scaling_in_drains_the_least_useful_first() {
         let mut busy = replica(0, 1, Phase::Ready);
-        busy.in_flight = 3;
+        busy.workers[0].in_flight = 3;
         let replicas = vec![
             busy,
             replica(1, 1, Phase::Starting),
@@ -268,7 +416,7 @@ mod tests {
             replica(3, 1, Phase::Crashed),
         ];
         let plan = actions(vec![function(Some((1, 1)), replicas)]);
-        assert_eq!(drained(&plan), ["r3", "r1", "r0"]);
+        assert_eq!(drained(&plan), ["r3", "r1", "r2"], "the busy one stays");
     }
 
     #[test]
@@ -288,11 +436,14 @@ mod tests {
     fn failures_back_off_and_say_when_to_look_again() {
         let mut view = function(Some((1, 1)), vec![]);
         view.failure = Some(Failure { count: 3, last: NOW });
-        let snapshot = Snapshot { is_engine_up: true, functions: vec![view] };
+        let snapshot = snapshot(vec![view]);
         let waiting = plan(&snapshot, &Policy::default(), NOW);
         assert_eq!(
-            (waiting.actions.len(), waiting.wake_at),
-            (0, Some(NOW.after(Duration::from_secs(4))))
+            (
+                waiting.actions.len(),
+                waiting.wake_at.is_some_and(|at| at <= NOW.after(Duration::from_secs(4)))
+            ),
+            (0, true)
         );
         let later = plan(&snapshot, &Policy::default(), NOW.after(Duration::from_secs(4)));
         assert_eq!(starts(&later.actions), 1);
@@ -313,13 +464,15 @@ mod tests {
         let plan =
             actions(vec![function(Some((1, 50)), vec![replica(0, 1, Phase::Ordered)]), other]);
         assert_eq!(starts(&plan), 3);
-        assert!(plan.contains(&Action::Start { function: key("g"), revision: 1 }));
+        let of_g =
+            |a: &Action| matches!(a, Action::Start { function, .. } if *function == key("g"));
+        assert!(plan.iter().any(of_g));
     }
 
     #[test]
     fn nothing_is_ordered_while_the_engine_is_away() {
         let snapshot =
-            Snapshot { is_engine_up: false, functions: vec![function(Some((1, 5)), vec![])] };
+            Snapshot { is_engine_up: false, ..snapshot(vec![function(Some((1, 5)), vec![])]) };
         assert_eq!(plan(&snapshot, &Policy::default(), NOW), Plan::default());
     }
 

@@ -1,10 +1,68 @@
 //! The thresholds that the scheduler decides by.
+//!
+//! Units: percent as whole numbers, CPU in millicores. `docs/scheduling.md` lists every one with its reason.
 
 use std::time::Duration;
+
+/// How much of scaling is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Mode {
+    /// Replicas follow deployments and scale calls alone.
+    Off,
+    /// Phase 3: the number of replicas follows the load.
+    Out,
+    /// Phases 1 and 3.
+    UpOut,
+    /// All phases.
+    #[default]
+    Full,
+}
+
+impl Mode {
+    /// Whether containers get more than their base in a burst, and less when it is over.
+    pub const fn has_up(self) -> bool {
+        matches!(self, Self::UpOut | Self::Full)
+    }
+
+    /// Whether functions may be guests.
+    pub const fn has_multiplex(self) -> bool {
+        matches!(self, Self::Full)
+    }
+
+    /// Whether the number of replicas follows the load.
+    pub const fn has_out(self) -> bool {
+        !matches!(self, Self::Off)
+    }
+
+    /// The mode that `text` names.
+    pub fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "off" => Self::Off,
+            "out" => Self::Out,
+            "up+out" => Self::UpOut,
+            "full" => Self::Full,
+            _ => return None,
+        })
+    }
+
+    /// Its name in settings, logs and answers.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Out => "out",
+            Self::UpOut => "up+out",
+            Self::Full => "full",
+        }
+    }
+}
 
 /// Thresholds, validated by the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
+    /// How much of scaling is on.
+    pub mode: Mode,
+    /// The most replicas of any function.
+    pub max_replicas: u32,
     /// Container starts under way at the same time, over all functions; the engine starts about eight a second at most.
     pub starts_at_once: usize,
     /// How long a started replica may take to become ready.
@@ -13,6 +71,40 @@ pub struct Policy {
     pub backoff_first: Duration,
     /// The longest wait between two starts.
     pub backoff_most: Duration,
+    /// Percent of the granted CPU that the load may need: above, queues grow faster than linearly.
+    pub utilisation: u32,
+    /// In what time a backlog is to be gone.
+    pub backlog_horizon: Duration,
+    /// Percent of the CPU needed that is granted, so that not every request changes it.
+    pub margin: u32,
+    /// Percent of the grant below which CPU is given back.
+    pub give_back_below: u32,
+    /// How long a container must need less before it is given back.
+    pub cool_for: Duration,
+    /// How long a container may stay above its watermark before it gets twice as much, whatever is expected.
+    pub hot_for: Duration,
+    /// The same while nothing is known of what a request costs.
+    pub hot_for_unknown: Duration,
+    /// How long phase 1 carries a load before replicas are started for it.
+    pub persist_for: Duration,
+    /// How long fewer replicas must be enough before one goes, where no label says so.
+    pub quiet_for: Duration,
+    /// How long a function must be idle before a scale call from outside no longer holds.
+    pub floor_for: Duration,
+    /// Requests take so many times longer than without a queue before that is a reason to start replicas.
+    pub slowdown: u32,
+    /// How long they must.
+    pub slow_for: Duration,
+    /// Percent of its memory limit at which a container gets more.
+    pub memory_high: u32,
+    /// Percent of a smaller limit that its use may be for it to go back to that.
+    pub memory_low: u32,
+    /// Workers of one function being specialised at the same time.
+    pub specialisations_of_one: usize,
+    /// Workers being specialised at the same time on one host.
+    pub specialisations_at_once: usize,
+    /// How often the slow tick looks for what can be given back.
+    pub tick: Duration,
 }
 
 impl Policy {
@@ -26,10 +118,29 @@ impl Policy {
 impl Default for Policy {
     fn default() -> Self {
         Self {
+            mode: Mode::default(),
+            max_replicas: 100,
             starts_at_once: 4,
             start_timeout: Duration::from_secs(60),
             backoff_first: Duration::from_secs(1),
             backoff_most: Duration::from_secs(60),
+            utilisation: 70,
+            backlog_horizon: Duration::from_millis(250),
+            margin: 125,
+            give_back_below: 75,
+            cool_for: Duration::from_secs(5),
+            hot_for: Duration::from_secs(1),
+            hot_for_unknown: Duration::from_millis(200),
+            persist_for: Duration::from_secs(5),
+            quiet_for: Duration::from_secs(20),
+            floor_for: Duration::from_secs(300),
+            slowdown: 3,
+            slow_for: Duration::from_secs(2),
+            memory_high: 90,
+            memory_low: 60,
+            specialisations_of_one: 2,
+            specialisations_at_once: 8,
+            tick: Duration::from_secs(1),
         }
     }
 }

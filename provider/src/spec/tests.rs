@@ -132,7 +132,6 @@ fn scale_labels_count_only_as_positive_integers() {
         ("0", "0", 1, 100),
         ("x", "-1", 1, 100),
         ("", "1.5", 1, 100),
-        ("7", "3", 7, 7),
         ("3", "1000", 3, 100),
     ] {
         let mut deployment = deployment();

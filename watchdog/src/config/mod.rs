@@ -33,6 +33,12 @@ const LINE_MAX_DEFAULT: usize = 64 << 10;
 const LINE_MAX_HIGHEST: usize = 1 << 20;
 /// Default of `static_path`.
 const STATIC_PATH: &str = "/home/app/public";
+/// Our own settings of the queue in front of a worker.
+const QUEUE_MAX: &str = "HYPERFAAS_QUEUE_MAX";
+const QUEUE_WAIT: &str = "HYPERFAAS_QUEUE_WAIT";
+const FIND_LIMIT: &str = "HYPERFAAS_FIND_LIMIT";
+/// Highest value of [`QUEUE_MAX`].
+const QUEUE_HIGHEST: usize = 10_000;
 /// Metrics port of the originals.
 const METRICS_PORT: u16 = 8081;
 
@@ -55,6 +61,8 @@ pub(crate) struct Config {
     pub(crate) suppress_lock: bool,
     /// `max_inflight`.
     pub(crate) max_inflight: Option<NonZeroUsize>,
+    /// How requests on lanes wait.
+    pub(crate) queue: QueueSettings,
     /// `ready_path`: the function itself answers `/_/ready`.
     pub(crate) ready_path: Option<String>,
     /// `jwt_auth`: who may call the function.
@@ -76,6 +84,8 @@ pub(crate) enum Mode {
     Http { upstream: Upstream, words: Vec<String>, settings: HttpSettings },
     /// The files of a directory.
     Static { root: PathBuf },
+    /// No function: the container has no owner, and its workers wait for others.
+    Standby,
 }
 
 impl Mode {
@@ -86,6 +96,7 @@ impl Mode {
             Self::Static { .. } => Some("static"),
             Self::Fork { kind: ForkKind::Streaming { .. }, .. } => Some("streaming"),
             Self::Fork { kind: ForkKind::Serializing { .. }, .. } => Some("serializing"),
+            Self::Standby => Some("standby"),
             Self::Fork { kind: ForkKind::Classic(_), .. } => None,
         }
     }
@@ -143,6 +154,24 @@ pub(crate) struct Timeouts {
     pub(crate) health: GoDuration,
 }
 
+/// How requests on lanes wait for a place in a worker; those on port 8080 never do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct QueueSettings {
+    /// `HYPERFAAS_QUEUE_MAX`: most that wait for one worker.
+    pub(crate) most: usize,
+    /// `HYPERFAAS_QUEUE_WAIT`: longest wait.
+    pub(crate) wait: Duration,
+    /// `HYPERFAAS_FIND_LIMIT`: whether a limit is looked for where `max_inflight` sets none.
+    pub(crate) finds_limit: bool,
+}
+
+impl Default for QueueSettings {
+    /// 16 requests, 20 ms: long enough for a place that is about to be free, far shorter than a place elsewhere takes to make.
+    fn default() -> Self {
+        Self { most: 16, wait: Duration::from_millis(20), finds_limit: true }
+    }
+}
+
 /// How the lines of workers are written to the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct OutputSettings {
@@ -181,9 +210,15 @@ impl Config {
         scan: impl FnOnce() -> Option<Dialect>,
     ) -> Result<Self, ConfigError> {
         let vars = Vars(&vars);
-        let is_server = boot.is_some_and(|boot| boot.kind == FunctionKind::Server);
-        let dialect = if is_server { Dialect::OfWatchdog } else { dialect::decide(&vars, scan) };
+        let is_standby = boot.is_some_and(|boot| boot.is_standby);
+        let is_server = !is_standby && boot.is_some_and(|boot| boot.kind == FunctionKind::Server);
+        let dialect = if is_server || is_standby {
+            Dialect::OfWatchdog
+        } else {
+            dialect::decide(&vars, scan)
+        };
         let (mode, fprocess) = match boot {
+            _ if is_standby => (Mode::Standby, String::new()),
             Some(boot) if is_server => server_mode(&vars, boot)?,
             _ => mode(&vars, dialect)?,
         };
@@ -197,10 +232,8 @@ impl Config {
             metrics_port,
             timeouts: timeouts(&vars, dialect)?,
             suppress_lock: vars.switch("suppress_lock", dialect),
-            max_inflight: vars
-                .int("max_inflight")
-                .and_then(|n| usize::try_from(n).ok())
-                .and_then(NonZeroUsize::new),
+            max_inflight: max_inflight(&vars, boot),
+            queue: queue(&vars)?,
             ready_path: ready_path(&vars, dialect)?,
             jwt: jwt::settings(&vars, dialect, std::fs::read_to_string)?,
             is_relay: is_server,
@@ -349,6 +382,40 @@ fn metrics_port(vars: &Vars<'_>) -> Result<Option<u16>, ConfigError> {
             )
         }),
     }
+}
+
+/// The lower of the variable and the label.
+fn max_inflight(vars: &Vars<'_>, boot: Option<&Boot>) -> Option<NonZeroUsize> {
+    let variable = vars.int("max_inflight").and_then(|number| usize::try_from(number).ok());
+    let label = boot.and_then(|boot| boot.in_flight_max).and_then(|max| usize::try_from(max).ok());
+    [variable, label].into_iter().flatten().filter_map(NonZeroUsize::new).min()
+}
+
+fn queue(vars: &Vars<'_>) -> Result<QueueSettings, ConfigError> {
+    let invalid = |name: &str, text: &str, what: &str| {
+        ConfigError::new(1, format!("invalid {name} {text:?}: {what}"))
+    };
+    let mut settings = QueueSettings::default();
+    if let Some(text) = vars.filled(QUEUE_MAX) {
+        settings.most = text
+            .parse()
+            .ok()
+            .filter(|most| *most <= QUEUE_HIGHEST)
+            .ok_or_else(|| invalid(QUEUE_MAX, &text, "a number of requests, at most 10000"))?;
+    }
+    if let Some(text) = vars.filled(QUEUE_WAIT) {
+        let wait = GoDuration::parse(&text).filter(|wait| *wait >= GoDuration::from_secs(0));
+        let wait = wait.ok_or_else(|| invalid(QUEUE_WAIT, &text, "a duration such as 20ms"))?;
+        settings.wait = wait.positive().unwrap_or_default();
+    }
+    if let Some(text) = vars.filled(FIND_LIMIT) {
+        settings.finds_limit = match text.as_str() {
+            "on" => true,
+            "off" => false,
+            _ => return Err(invalid(FIND_LIMIT, &text, "on or off")),
+        };
+    }
+    Ok(settings)
 }
 
 fn timeouts(vars: &Vars<'_>, dialect: Dialect) -> Result<Timeouts, ConfigError> {

@@ -29,6 +29,8 @@ fn server_boot(entrypoint: &[&str], command: &[&str]) -> Boot {
         command: words(command),
         user: String::new(),
         has_home: false,
+        is_standby: false,
+        in_flight_max: None,
     }
 }
 

@@ -1,8 +1,14 @@
 //! What no safe wrapper exists for. The one module of the crate with unsafe code.
 
+mod cage;
+mod calls;
+mod filter;
+mod landlock;
 mod seal;
 mod spawn;
+mod sweep;
 mod trap;
+mod trim;
 
 use std::os::fd::BorrowedFd;
 
@@ -10,9 +16,12 @@ use rustix::process::DumpableBehavior;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+pub(crate) use cage::{Cage, CagePlan, OUTBOUND, check_guests};
 pub(crate) use seal::{Seal, SealedCall};
 pub(crate) use spawn::{ChildStack, Launch, SignalMask, spawn};
+pub(crate) use sweep::{kill_all_of, remove_ipc_of};
 pub(crate) use trap::{Call, Next, Snare, Stopped, TrapFd, duplicate, peek};
+pub(crate) use trim::trim;
 
 /// Gives these signals their default effect, whatever handlers we have or our parent left ignored.
 #[expect(unsafe_code, reason = "rustix offers no signal dispositions")]

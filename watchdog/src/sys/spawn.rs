@@ -14,10 +14,11 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::ptr;
+use std::sync::Arc;
 
 use rustix::process::Pid;
 
-use super::seal::SealedCall;
+use super::seal::{Refusal, SealedCall, Step, at};
 use super::trap;
 
 /// Signals with a number below the C library's own.
@@ -38,6 +39,8 @@ pub(crate) struct Launch {
     pub(crate) streams: [OwnedFd; 3],
     /// Where the child hands over its bind trap; it has none otherwise.
     pub(crate) snare: Option<OwnedFd>,
+    /// Held until the program runs or will never run, so that others can tell whether starts are under way.
+    pub(crate) _hold: Option<Arc<()>>,
 }
 
 /// What the child reads, and the one thing it writes.
@@ -46,8 +49,8 @@ struct Order<'a> {
     arguments: &'a [*const libc::c_char],
     environment: &'a [*const libc::c_char],
     seal: &'a SealedCall,
-    /// Number of the error that kept the child from executing.
-    error: Option<i32>,
+    /// What kept the child from executing.
+    error: Option<Refusal>,
 }
 
 /// A stack that children use one after the other; 16-byte units give it the alignment that both architectures want.
@@ -93,7 +96,7 @@ pub(crate) fn spawn(launch: &Launch, seal: &SealedCall, stack: &mut ChildStack) 
     // SAFETY: `order` is a live local; read anew since the child wrote to it behind the compiler's back.
     match unsafe { ptr::read_volatile(&raw const order.error) } {
         // The reaper finds the child that has ended.
-        Some(number) => Err(io::Error::from_raw_os_error(number)),
+        Some(refusal) => Err(refusal.into()),
         None => Ok(pid),
     }
 }
@@ -103,32 +106,38 @@ pub(crate) fn spawn(launch: &Launch, seal: &SealedCall, stack: &mut ChildStack) 
 extern "C" fn child(order: *mut libc::c_void) -> libc::c_int {
     // SAFETY: `spawn` passes a pointer to an `Order` that lives, untouched by anybody else, while this child uses its memory.
     let order = unsafe { &mut *order.cast::<Order<'_>>() };
-    let result: io::Result<()> = prepare(order.launch, order.seal).and_then(|()| {
+    let result: Result<(), Refusal> = prepare(order.launch, order.seal).and_then(|()| {
         let (arguments, environment) = (order.arguments.as_ptr(), order.environment.as_ptr());
         // SAFETY: both arrays end in null and point to strings that outlive the call.
         unsafe { libc::execve(order.launch.path.as_ptr(), arguments, environment) };
-        Err(io::Error::last_os_error())
+        Err(at(Step::Execute)(io::Error::last_os_error()))
     });
-    order.error = result.err().map(|error| error.raw_os_error().unwrap_or(libc::EINVAL));
+    order.error = result.err();
     // SAFETY: ends the process without running anything of ours.
     unsafe { libc::_exit(NOT_EXECUTED) }
 }
 
+fn prepare(launch: &Launch, seal: &SealedCall) -> Result<(), Refusal> {
+    // Not a session: where the scheduler groups by session, making one took milliseconds.
+    rustix::process::setpgid(None, None).map_err(at(Step::Group))?;
+    take_streams(&launch.streams).map_err(at(Step::Streams))?;
+    seal.apply()?;
+    if let Some(way) = &launch.snare {
+        trap::install(way.as_fd()).map_err(at(Step::Trap))?;
+    }
+    super::reset_signals(SIGNALS);
+    SignalMask::clear();
+    Ok(())
+}
+
 #[expect(unsafe_code, reason = "dup2 onto descriptors that nobody owns")]
-fn prepare(launch: &Launch, seal: &SealedCall) -> io::Result<()> {
-    rustix::process::setpgid(None, None)?;
-    for (target, stream) in (0..).zip(&launch.streams) {
+fn take_streams(streams: &[OwnedFd; 3]) -> io::Result<()> {
+    for (target, stream) in (0..).zip(streams) {
         // SAFETY: in the child nobody owns 0 to 2, and both numbers are valid.
         if unsafe { libc::dup2(stream.as_raw_fd(), target) } < 0 {
             return Err(io::Error::last_os_error());
         }
     }
-    seal.apply()?;
-    if let Some(way) = &launch.snare {
-        trap::install(way.as_fd())?;
-    }
-    super::reset_signals(SIGNALS);
-    SignalMask::clear();
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 
 use crate::body::Body;
-use crate::sniff;
+use hyperfaas_protocol::sniff;
 
 /// Seconds the request took, with six decimals.
 pub(crate) const DURATION: HeaderName = HeaderName::from_static("x-duration-seconds");

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Request, Response, StatusCode};
@@ -19,6 +18,7 @@ use super::fork::{Collected, Forker, Stderr};
 use crate::body::Body;
 use crate::config::{ClassicSettings, Dialect};
 use crate::exchange::{Access, Exchange};
+use crate::guestlog;
 use crate::inbound::{Fault, Inbound};
 use crate::log::{self, Stream, line};
 
@@ -26,19 +26,19 @@ use crate::log::{self, Stream, line};
 pub(super) async fn classic(
     forker: Arc<Forker>,
     settings: Arc<ClassicSettings>,
-    request: Request<Incoming>,
+    request: Request<Inbound>,
     exchange: Exchange,
 ) -> Response<Body> {
     if !matches!(request.method().as_str(), "GET" | "POST" | "PUT" | "PATCH" | "DELETE") {
         return close(exchange, answer::empty(StatusCode::METHOD_NOT_ALLOWED));
     }
-    let (parts, incoming) = request.into_parts();
+    let (parts, inbound) = request.into_parts();
     if settings.debug_headers {
         print_headers("in", &parts.headers);
     }
     line!("Forking fprocess.");
-    let length = exact_length(&incoming);
-    let body = match Inbound::new(incoming, forker.timeouts.read.positive()).read_whole().await {
+    let length = inbound.length();
+    let body = match inbound.read_whole().await {
         Ok(body) => body,
         Err(fault) => {
             let status = if fault == Fault::Late {
@@ -135,13 +135,12 @@ fn failed(settings: &ClassicSettings, reason: &str, output: &[u8]) -> Response<B
 pub(super) async fn serializing(
     forker: Arc<Forker>,
     content_type: HeaderValue,
-    request: Request<Incoming>,
+    request: Request<Inbound>,
     exchange: Exchange,
 ) -> Response<Body> {
-    let (parts, incoming) = request.into_parts();
-    let length = exact_length(&incoming);
+    let (parts, inbound) = request.into_parts();
+    let length = inbound.length();
     let variables = cgi::variables(&parts, length, Dialect::OfWatchdog);
-    let inbound = Inbound::new(incoming, forker.timeouts.read.positive());
     let limit = forker.timeouts.exec.positive();
     let read = async { inbound.read_whole().await.map_err(|fault| fault.to_string()) };
     // The limit covers the wait for the body as well: when it passes there, nothing is started.
@@ -195,7 +194,7 @@ async fn detached(
     work: impl Future<Output = (Response<Body>, Exchange)> + Send + 'static,
     patience: Option<Duration>,
 ) -> Response<Body> {
-    let task = tokio::spawn(work);
+    let task = guestlog::spawn(work);
     match tokio::time::timeout(patience.unwrap_or(Duration::MAX), task).await {
         Ok(Ok((response, exchange))) => response.map(|body| body.with(exchange)),
         Ok(Err(_)) => answer::empty(StatusCode::INTERNAL_SERVER_ERROR),
@@ -206,11 +205,6 @@ async fn detached(
 fn close(mut exchange: Exchange, response: Response<Body>) -> Response<Body> {
     exchange.answered(response.status().as_u16());
     response.map(|body| body.with(exchange))
-}
-
-/// The body's length as the client declared it; `None` for a chunked one.
-pub(super) fn exact_length(incoming: &Incoming) -> Option<u64> {
-    hyper::body::Body::size_hint(incoming).exact()
 }
 
 /// The lines of `debug_headers`: `[in] Name=[v1 v2]`.

@@ -18,6 +18,7 @@ use super::cgi::Variable;
 use super::output;
 use super::program::{ExecError, Program};
 use crate::config::{OutputSettings, Timeouts};
+use crate::guestlog;
 use crate::log::Stream;
 use crate::pid1::{Exit, Process, Reaper};
 
@@ -102,7 +103,7 @@ impl Forker {
     /// Logs what comes out of `stderr` line by line, until nobody holds it any more.
     pub(super) fn log_stderr(&self, stderr: Option<pipe::Receiver>) {
         if let Some(stderr) = stderr {
-            tokio::spawn(output::follow(stderr, Stream::Stderr, self.output));
+            guestlog::spawn(output::follow(stderr, Stream::Stderr, self.output));
         }
     }
 }

@@ -1,31 +1,40 @@
-//! The worker of the container's owner: one variant a mode, all with the same face towards the server.
+//! The workers: who runs in each, how they are switched, and how a function is served, one variant a mode, all with the same
+//! face towards the server.
 //!
-//! In: admitted requests with their [`Exchange`]. Out: answers.
+//! In: admitted requests with their [`Exchange`], and orders. Out: answers.
 //! Always: whoever works on a request holds its exchange, so that it is counted until the work is over.
 
 mod answer;
 mod backoff;
 mod buffered;
 mod cgi;
+mod crew;
 mod fork;
+mod guest;
 mod headers;
+mod machine;
 mod media;
 mod output;
 mod owner;
 mod pieces;
 mod pool;
 mod program;
+mod queue;
 mod ranges;
 mod relay;
 mod relayed;
 mod site;
+mod sockets;
 mod streaming;
+mod switch;
+mod table;
 mod trap;
 mod upgrade;
 
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::header::{HeaderMap, HeaderValue};
@@ -34,15 +43,20 @@ use hyperfaas_protocol::control::OwnerState;
 use hyperfaas_protocol::moment::SystemClock;
 
 pub(crate) use answer::{INTERNAL, empty, seconds, sniffed};
+pub(crate) use crew::Crew;
 pub(crate) use owner::Owner;
 pub(crate) use pieces::Pieces;
 pub(crate) use relayed::Relayed;
+pub(crate) use switch::{Answer, Ground, Switch};
+pub(crate) use table::{Claim, Miss, Running, Table, WorkerTally};
 
 use crate::body::Body;
 use crate::config::{ClassicSettings, Config, Dialect, ForkKind, Mode};
 use crate::exchange::Exchange;
 use crate::front::Front;
+use crate::inbound::Inbound;
 use crate::pid1::Reaper;
+use crate::rooted::Root;
 use crate::state::State;
 use crate::sys::Seal;
 use fork::Forker;
@@ -50,6 +64,7 @@ use pool::Pool;
 use program::Program;
 use relay::Relay;
 use site::Site;
+use sockets::Sockets;
 
 /// Serves the requests of one function.
 #[derive(Debug, Clone)]
@@ -71,17 +86,45 @@ pub(crate) struct Surroundings {
     pub(crate) state: Arc<State>,
     pub(crate) clock: SystemClock,
     pub(crate) is_managed: bool,
-    /// The port that a plain server believes to be its own, and its number.
-    pub(crate) front: Option<(Arc<Front>, u16)>,
+    /// Where it runs.
+    pub(crate) role: Role,
+}
+
+/// Where a function runs.
+#[derive(Debug)]
+pub(crate) enum Role {
+    /// In its own container's first worker, for as long as the container lives.
+    First {
+        /// The port that a plain server believes to be its own, and its number.
+        front: Option<(Arc<Front>, u16)>,
+    },
+    /// Beside another worker, until it is released.
+    Beside {
+        crew: Arc<Crew>,
+        /// A guest's own root.
+        root: Option<Root>,
+    },
 }
 
 impl Worker {
-    /// The worker that `config` asks for; nothing is started.
-    pub(crate) fn new(config: &Config, around: Surroundings) -> Self {
-        let Surroundings { environment, seal, reaper, state, clock, is_managed, front } = around;
+    /// The worker that `config` asks for; nothing is started. `None` where it asks for none.
+    pub(crate) fn new(config: &Config, around: Surroundings) -> Option<Self> {
+        let Surroundings { environment, seal, reaper, state, clock, is_managed, role } = around;
         let (timeouts, output) = (config.timeouts, config.output);
-        let program = |words: &[String]| Program::new(words.to_vec(), environment, seal);
-        match &config.mode {
+        let (front, beside) = match role {
+            Role::First { front } => (front, None),
+            Role::Beside { crew, root } => (None, Some((crew, root))),
+        };
+        let is_first = beside.is_none();
+        let program = |words: &[String]| {
+            let program = Program::new(words.to_vec(), environment, seal);
+            match beside {
+                Some((crew, root)) => program.of(crew, root),
+                None => program,
+            }
+        };
+        Some(match &config.mode {
+            Mode::Standby => return None,
             Mode::Static { root } => Self::Static(Arc::new(Site::new(root))),
             Mode::Fork { kind, words } => {
                 let fprocess = config.fprocess.clone();
@@ -105,14 +148,17 @@ impl Worker {
                     clock,
                     is_managed,
                     is_trapped: (is_managed && upstream.is_loopback()).into(),
-                    is_port_foreign: front.is_none() && upstream.port != config.port,
+                    is_port_foreign: is_first && front.is_none() && upstream.port != config.port,
+                    must_move: !is_first,
+                    has_moved: true.into(),
                     front,
                     signs: owner::Signs::default(),
                 });
                 let (upstream, settings) = (upstream.clone(), settings.clone());
-                Self::Relay(Arc::new(Relay { owner, upstream, settings, timeouts }))
+                let sockets = Sockets::new(clock);
+                Self::Relay(Arc::new(Relay { owner, upstream, settings, timeouts, sockets }))
             }
-        }
+        })
     }
 
     fn fork(forker: Arc<Forker>, kind: &ForkKind) -> Self {
@@ -146,10 +192,40 @@ impl Worker {
         }
     }
 
+    /// The function's own server, if the mode has one.
+    pub(crate) fn relay(&self) -> Option<&Arc<Relay>> {
+        match self {
+            Self::Relay(relay) => Some(relay),
+            _ => None,
+        }
+    }
+
+    fn read_patience(&self) -> Option<Duration> {
+        match self {
+            Self::Classic { forker, .. }
+            | Self::Streaming { forker, .. }
+            | Self::Serializing { forker, .. } => forker.timeouts.read.positive(),
+            Self::Relay(relay) => relay.timeouts.read.positive(),
+            Self::Static(_) => None,
+        }
+    }
+
     /// Serves one request of the client at `peer`.
     pub(crate) async fn serve(
         self,
         request: Request<Incoming>,
+        peer: IpAddr,
+        exchange: Exchange,
+    ) -> Response<Body> {
+        let patience = self.read_patience();
+        let request = request.map(|incoming| Inbound::new(incoming, patience));
+        self.serve_described(request, peer, exchange).await
+    }
+
+    /// The same for a request that came in whatever way.
+    pub(crate) async fn serve_described(
+        self,
+        request: Request<Inbound>,
         peer: IpAddr,
         exchange: Exchange,
     ) -> Response<Body> {

@@ -1,4 +1,4 @@
-//! The long-running process of the container's owner in mode `http`: started, watched, restarted, stopped.
+//! The long-running process of one worker's function in mode `http`: started, watched, restarted, stopped.
 //!
 //! In: the command, and the address it will listen on. Out: connections to it, its state for everybody else.
 //! Always: a request that arrives before the function listens waits, up to [`HOLD_MAX`]; under a provider the process is
@@ -28,6 +28,7 @@ use super::program::{ExecError, Program};
 use super::trap::{Sight, Trap};
 use crate::config::{OutputSettings, Upstream};
 use crate::front::Front;
+use crate::guestlog;
 use crate::http;
 use crate::log::{Stream, line};
 use crate::pid1::{Exit, Process, Reaper};
@@ -61,8 +62,12 @@ pub(crate) struct Owner {
     pub(super) is_managed: bool,
     /// Whether the worker's own port is trapped where the system can do it; no longer once the worker seems to mind.
     pub(super) is_trapped: AtomicBool,
-    /// Whether the worker's port, untrapped, is surely none that the watchdog itself listens on.
+    /// Whether the worker's port, untrapped, is surely none that the watchdog itself or another worker listens on.
     pub(super) is_port_foreign: bool,
+    /// Whether the process must not run without its trap, since another worker may have the real port.
+    pub(super) must_move: bool,
+    /// Whether the trap has worked as far as it was tried.
+    pub(super) has_moved: AtomicBool,
     /// The worker's own port where nobody but the worker has it: open while the trap is on.
     pub(super) front: Option<(Arc<Front>, u16)>,
     pub(super) signs: Signs,
@@ -75,7 +80,17 @@ pub(super) struct Signs {
     reachable: watch::Sender<Option<Place>>,
     /// A connection was refused although `reachable` said otherwise.
     lost: Notify,
-    stop: watch::Sender<bool>,
+    stop: watch::Sender<Stop>,
+}
+
+/// Whether, and how, the process is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    No,
+    /// It is asked to, and has [`STOP_GRACE`].
+    Gently,
+    /// It is killed.
+    Now,
 }
 
 impl Default for Signs {
@@ -83,7 +98,7 @@ impl Default for Signs {
         Self {
             reachable: watch::Sender::new(None),
             lost: Notify::new(),
-            stop: watch::Sender::new(false),
+            stop: watch::Sender::new(Stop::No),
         }
     }
 }
@@ -148,7 +163,17 @@ impl Owner {
 
     /// Ends the process: SIGTERM, then after [`STOP_GRACE`] the whole group is killed.
     pub(crate) fn stop(&self) {
-        self.signs.stop.send_replace(true);
+        self.signs.stop.send_replace(Stop::Gently);
+    }
+
+    /// Ends the process at once.
+    pub(super) fn kill(&self) {
+        self.signs.stop.send_replace(Stop::Now);
+    }
+
+    /// Whether a second process with the same port can serve beside this one.
+    pub(super) fn can_move(&self) -> bool {
+        self.is_trapped.load(Ordering::Relaxed) && self.has_moved.load(Ordering::Relaxed)
     }
 
     /// A connection that can take a request, as soon as the function accepts one.
@@ -164,18 +189,41 @@ impl Owner {
         }
     }
 
-    async fn open(&self) -> io::Result<Lease> {
+    /// A raw connection, as soon as the function accepts one, and the generation it belongs to.
+    ///
+    /// # Errors
+    /// As [`Owner::connection`].
+    pub(super) async fn dial(&self) -> io::Result<(TcpStream, u64)> {
+        tokio::time::timeout(HOLD_MAX, self.reached())
+            .await
+            .unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+    }
+
+    /// Goes up whenever the server behind the connections changes.
+    pub(super) fn generation(&self) -> u64 {
+        self.pool.generation()
+    }
+
+    async fn reached(&self) -> io::Result<(TcpStream, u64)> {
         let mut reachable = self.signs.reachable.subscribe();
-        let (stream, generation) = loop {
+        loop {
             let place = known(&mut reachable).await;
             let generation = self.pool.generation();
             match self.connect(place).await {
-                Ok(stream) => break (stream, generation),
+                // Whatever answers at that address now, it is not who was meant.
+                Ok(_) if generation != self.pool.generation() => {}
+                Ok(stream) => {
+                    stream.set_nodelay(true)?;
+                    return Ok((stream, generation));
+                }
                 Err(error) if error.kind() == ErrorKind::ConnectionRefused => self.lose(place),
                 Err(error) => return Err(error),
             }
-        };
-        stream.set_nodelay(true)?;
+        }
+    }
+
+    async fn open(&self) -> io::Result<Lease> {
+        let (stream, generation) = self.reached().await?;
         let mut builder = http1::Builder::new();
         builder.title_case_headers(true).max_headers(HEADERS_MAX);
         let (sender, connection) =
@@ -204,7 +252,7 @@ impl Owner {
     }
 
     /// One life of the process.
-    async fn live(&self, stop: &mut watch::Receiver<bool>) -> End {
+    async fn live(&self, stop: &mut watch::Receiver<Stop>) -> End {
         let Life { mut process, _stdin, sights } = match self.start().await {
             Ok(started) => started,
             Err(error) => return End::NotStarted(error),
@@ -215,10 +263,15 @@ impl Owner {
                 process.kill_group();
                 End::Exited(exit)
             }
-            () = self.watch(sights) => End::Stopped,
+            error = self.watch(sights) => {
+                process.kill_group();
+                End::NotStarted(error)
+            }
             () = raised(stop) => {
-                process.signal(Signal::TERM);
-                let _ = tokio::time::timeout(STOP_GRACE, process.wait()).await;
+                if *stop.borrow() == Stop::Gently {
+                    process.signal(Signal::TERM);
+                    let _ = tokio::time::timeout(STOP_GRACE, process.wait()).await;
+                }
                 process.kill_group();
                 End::Stopped
             }
@@ -237,6 +290,9 @@ impl Owner {
             Some(Err(error)) => (self.untrapped(&error), None),
             None => (None, None),
         };
+        if self.must_move && snare.is_none() {
+            return Err(ExecError::Unmovable("there is no bind trap".into()));
+        }
         let process = self.program.start(&self.reaper, &[], streams, theirs).await?;
         let sights = match snare.map(|snare| self.set_trap(snare)) {
             Some(Err(error)) => {
@@ -246,6 +302,10 @@ impl Owner {
             Some(Ok(sights)) => sights,
             None => None,
         };
+        if self.must_move && sights.is_none() {
+            process.kill_group();
+            return Err(ExecError::Unmovable("the bind trap could not be set".into()));
+        }
         for (pipe, stream) in [(stderr, Stream::Stderr), (stdout, Stream::Stdout)] {
             line!("Started logging: {} from function.", stream.name());
             self.follow(pipe, stream);
@@ -266,6 +326,7 @@ impl Owner {
     /// Says why there is no trap, and leaves the worker its port.
     fn untrapped<T>(&self, error: &io::Error) -> Option<T> {
         line!("Bind trap off, the port is polled instead: {error}");
+        self.has_moved.store(false, Ordering::Relaxed);
         if let Some((front, _)) = &self.front {
             front.close();
         }
@@ -295,23 +356,27 @@ impl Owner {
                 Err(error) => line!("Warning: no direct calls on port {port}: {error}"),
             }
         }
-        tokio::spawn(trap.run());
+        guestlog::spawn(trap.run());
         Ok(Some(sights))
     }
 
     fn follow(&self, pipe: PipeReader, stream: Stream) {
         match pipe::Receiver::from_owned_fd(OwnedFd::from(pipe)) {
-            Ok(pipe) => drop(tokio::spawn(output::follow(pipe, stream, self.output))),
+            Ok(pipe) => drop(guestlog::spawn(output::follow(pipe, stream, self.output))),
             Err(error) => line!("Error reading {}: {error}", stream.name()),
         }
     }
 
-    /// Knows where the function accepts connections; never ends.
-    async fn watch(&self, sights: Option<watch::Receiver<Sight>>) {
+    /// Knows where the function accepts connections; ends only where it must not run on.
+    async fn watch(&self, sights: Option<watch::Receiver<Sight>>) -> ExecError {
         if let Some(sights) = sights {
             self.watch_trap(sights).await;
+            self.has_moved.store(false, Ordering::Relaxed);
+            if self.must_move {
+                return ExecError::Unmovable("its sockets cannot be had".into());
+            }
         }
-        self.watch_port().await;
+        self.watch_port().await
     }
 
     /// Follows the trap; ends when it breaks.
@@ -361,7 +426,7 @@ impl Owner {
     }
 
     /// Looks at the port until it accepts, and again whenever a connection was refused; never ends.
-    async fn watch_port(&self) {
+    async fn watch_port(&self) -> ! {
         loop {
             let begin = self.clock.now();
             while connect(&self.upstream).await.is_err() {
@@ -377,21 +442,20 @@ impl Owner {
 
     /// Without a provider: a failed process takes the watchdog with it, unless it is already draining; one that ended
     /// well may have left a server running in the background.
-    async fn outlive(&self, ended_well: bool, stop: &mut watch::Receiver<bool>) -> Option<u8> {
+    async fn outlive(&self, ended_well: bool, stop: &mut watch::Receiver<Stop>) -> Option<u8> {
         if !ended_well && !self.state.is(OwnerState::Draining) {
             return Some(1);
         }
         tokio::select! {
-            () = self.watch_port() => {}
-            () = raised(stop) => {}
+            never = self.watch_port() => never,
+            () = raised(stop) => None,
         }
-        None
     }
 }
 
 /// Waits until `flag` is set; its sender lives as long as the owner.
-async fn raised(flag: &mut watch::Receiver<bool>) {
-    let _ = flag.wait_for(|is_set| *is_set).await;
+async fn raised(stop: &mut watch::Receiver<Stop>) {
+    let _ = stop.wait_for(|stop| *stop != Stop::No).await;
 }
 
 /// Waits until a place is known.

@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::cgi::Variable;
+use super::crew::Crew;
 use crate::pid1::{Process, Reaper};
+use crate::rooted::Root;
 use crate::sys::{Launch, Seal, SealedCall};
 
 /// What a worker executes.
@@ -24,6 +26,10 @@ pub(crate) struct Program {
     /// The container's environment without our own variables.
     environment: Vec<Variable>,
     seal: Arc<SealedCall>,
+    /// Whose processes these are; `None` for those that live as long as the container.
+    crew: Option<Arc<Crew>>,
+    /// Where a guest finds its programs; `None` is the container's own root.
+    root: Option<Root>,
 }
 
 /// Why the command did not start.
@@ -37,13 +43,22 @@ pub(crate) enum ExecError {
     Relative(String),
     #[error("exec: environment variable contains NUL")]
     Nul,
+    #[error("exec: the worker has been released")]
+    Released,
+    #[error("its port cannot be moved, and another worker may have it: {0}")]
+    Unmovable(String),
     #[error("fork/exec {path}: {cause}")]
     Failed { path: String, cause: String },
 }
 
 impl Program {
     pub(crate) fn new(words: Vec<String>, environment: Vec<Variable>, seal: Seal) -> Self {
-        Self { words, environment, seal: Arc::new(seal.prepare()) }
+        Self { words, environment, seal: Arc::new(seal.prepare()), crew: None, root: None }
+    }
+
+    /// The same, its processes being of `crew`, and found from `root`.
+    pub(super) fn of(self, crew: Arc<Crew>, root: Option<Root>) -> Self {
+        Self { crew: Some(crew), root, ..self }
     }
 
     /// The command and its arguments, for log lines.
@@ -71,7 +86,11 @@ impl Program {
         let is_added = |name: &OsStr| variables.iter().any(|(added, _)| added == name);
         let kept = self.environment.iter().filter(|(name, _)| !is_added(name));
         let environment = kept.chain(variables).map(assignment).collect::<Result<Vec<_>, _>>()?;
-        let launch = Launch { path: c_path, arguments, environment, streams, snare };
+        let _hold = match &self.crew {
+            Some(crew) => Some(crew.admit().ok_or(ExecError::Released)?),
+            None => None,
+        };
+        let launch = Launch { path: c_path, arguments, environment, streams, snare, _hold };
         reaper
             .spawn(launch, &self.seal)
             .await
@@ -94,7 +113,7 @@ impl Program {
         for directory in path.unwrap_or_default().as_bytes().split(|b| *b == b':') {
             let directory = if directory.is_empty() { b"." } else { directory };
             let candidate = Path::new(OsStr::from_bytes(directory)).join(name);
-            if is_executable(&candidate) {
+            if self.is_executable(&candidate) {
                 let found_here = !candidate.is_absolute();
                 return if found_here {
                     Err(ExecError::Relative(name.to_owned()))
@@ -104,6 +123,13 @@ impl Program {
             }
         }
         Err(ExecError::NotFound(name.to_owned()))
+    }
+
+    fn is_executable(&self, path: &Path) -> bool {
+        match &self.root {
+            Some(root) => root.is_executable(path),
+            None => is_executable(path),
+        }
     }
 }
 

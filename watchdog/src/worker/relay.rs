@@ -22,6 +22,7 @@ use super::answer::{self, DURATION, INTERNAL};
 use super::owner::Owner;
 use super::pool::Lease;
 use super::relayed::Relayed;
+use super::sockets::Sockets;
 use super::{headers, upgrade};
 use crate::body::Body;
 use crate::config::{HttpSettings, Timeouts, Upstream};
@@ -38,6 +39,8 @@ pub(crate) struct Relay {
     pub(super) upstream: Upstream,
     pub(super) settings: HttpSettings,
     pub(super) timeouts: Timeouts,
+    /// Connections that lanes use.
+    pub(crate) sockets: Arc<Sockets>,
 }
 
 /// Why there is no answer to send on.
@@ -65,10 +68,20 @@ struct Plan {
 }
 
 impl Relay {
+    /// The status of answers to requests that the function left unanswered.
+    pub(crate) const fn unreachable_status(&self) -> u16 {
+        self.settings.unreachable_status
+    }
+
+    /// Whether the access line tells the call's id.
+    pub(crate) const fn logs_call_id(&self) -> bool {
+        self.settings.log_call_id
+    }
+
     /// Serves one request of the client at `peer`.
     pub(crate) async fn serve(
         &self,
-        request: Request<Incoming>,
+        request: Request<Inbound>,
         peer: IpAddr,
         exchange: Exchange,
     ) -> Response<Body> {
@@ -78,7 +91,7 @@ impl Relay {
         let plan = self.plan(request.headers(), protocol.is_some());
         let on_upgrade = protocol.is_some().then(|| hyper::upgrade::on(&mut request));
         let call_id = self.call_id(request.headers());
-        let (mut parts, incoming) = request.into_parts();
+        let (mut parts, inbound) = request.into_parts();
         headers::strip(&mut parts.headers, protocol);
         if plan.is_stream {
             headers::append_forwarded_for(&mut parts.headers, peer);
@@ -88,7 +101,6 @@ impl Relay {
             .get("user-agent")
             .is_some_and(|agent| agent.as_bytes().starts_with(b"kube-probe"));
         let method = parts.method.clone();
-        let inbound = Inbound::new(incoming, self.timeouts.read.positive());
         let cell = inbound.fault_cell();
         let work = self.exchange(parts, inbound, cell);
         let result = match plan.deadline {
@@ -226,7 +238,7 @@ impl Relay {
                 Err(error) => return self.refuse(&error, plan, exchange),
             };
             if let Some(first) = &first {
-                let kind = HeaderValue::from_static(crate::sniff::content_type(first));
+                let kind = HeaderValue::from_static(hyperfaas_protocol::sniff::content_type(first));
                 parts.headers.insert(CONTENT_TYPE, kind);
             }
         }

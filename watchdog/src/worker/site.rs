@@ -182,7 +182,7 @@ impl Site {
         self.media.of(&String::from_utf8_lossy(path)).unwrap_or_else(|| {
             let mut start = vec![0; usize::try_from(SNIFFED).unwrap_or(0)];
             let count = std::os::unix::fs::FileExt::read_at(file, &mut start, 0).unwrap_or(0);
-            crate::sniff::content_type(&start[..count]).to_owned()
+            hyperfaas_protocol::sniff::content_type(&start[..count]).to_owned()
         })
     }
 }

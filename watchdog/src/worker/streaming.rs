@@ -7,7 +7,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use tokio::io::AsyncWriteExt;
@@ -15,12 +14,12 @@ use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 
 use super::answer;
-use super::buffered::exact_length;
 use super::cgi;
 use super::fork::{Forker, Run, Stderr, after, read_some};
 use crate::body::{Body, Cut};
 use crate::config::Dialect;
 use crate::exchange::{Access, Exchange};
+use crate::guestlog;
 use crate::inbound::Inbound;
 use crate::log::line;
 use crate::pid1::Exit;
@@ -29,12 +28,11 @@ use crate::pid1::Exit;
 pub(super) async fn serve(
     forker: Arc<Forker>,
     content_type: HeaderValue,
-    request: Request<Incoming>,
+    request: Request<Inbound>,
     mut exchange: Exchange,
 ) -> Response<Body> {
-    let (parts, incoming) = request.into_parts();
-    let variables = cgi::variables(&parts, exact_length(&incoming), Dialect::OfWatchdog);
-    let inbound = Inbound::new(incoming, forker.timeouts.read.positive());
+    let (parts, inbound) = request.into_parts();
+    let variables = cgi::variables(&parts, inbound.length(), Dialect::OfWatchdog);
     line!("Started logging: stderr from function.");
     let mut run = match forker.start(&variables, Stderr::Separate).await {
         Ok(run) => run,
@@ -48,7 +46,7 @@ pub(super) async fn serve(
     };
     forker.log_stderr(run.stderr.take());
     let (sender, mut chunks) = mpsc::channel(1);
-    tokio::spawn(supervise(forker, run, inbound, sender, exchange));
+    guestlog::spawn(supervise(forker, run, inbound, sender, exchange));
     let mut response = match chunks.recv().await {
         Some(Ok(first)) => Response::new(Body::pipe(first, chunks)),
         None => Response::new(Body::empty()),

@@ -17,6 +17,7 @@ use super::pool::Lease;
 use crate::body::Body;
 use crate::exchange::Exchange;
 use crate::guarded::Guarded;
+use crate::guestlog;
 use crate::log::line;
 
 /// Joins the client's connection and the function's, in the background, once the `101` is out.
@@ -27,7 +28,7 @@ pub(super) fn join(
     exchange: Exchange,
 ) -> Response<Body> {
     let function = hyper::upgrade::on(&mut response);
-    tokio::spawn(async move {
+    guestlog::spawn(async move {
         let joined = async {
             let (client, function) = (client.await?, function.await?);
             drop(lease);

@@ -4,6 +4,7 @@
 //! port they picked nor let the metrics port be chosen, so they need `--test-threads=1`.
 
 mod client;
+pub(crate) mod lane;
 pub(crate) mod tokens;
 mod upstream;
 
@@ -58,7 +59,7 @@ impl Watchdog {
 
     /// As [`Watchdog::start`], with the rights it has in a container whose image is not root's, and no other.
     pub(crate) fn start_as_in_a_container(vars: &[(&str, &str)]) -> Self {
-        Self::start_with("-all,+kill,+setgid,+setuid,+sys_ptrace", vars)
+        Self::start_with("-all,+kill,+setgid,+setpcap,+setuid,+sys_chroot,+sys_ptrace", vars)
     }
 
     fn start_with(capabilities: &str, vars: &[(&str, &str)]) -> Self {
@@ -139,6 +140,11 @@ impl Watchdog {
             }
             self.seen.push(line);
         }
+    }
+
+    /// Whether any line of stderr read so far contains `text`.
+    pub(crate) fn has_said(&self, text: &str) -> bool {
+        self.seen.iter().any(|line| line.contains(text))
     }
 
     /// Everything on stdout, once it satisfies `done`.
@@ -249,7 +255,7 @@ impl Script {
 }
 
 /// Waits until `done` holds.
-pub(crate) fn eventually(what: &str, done: impl Fn() -> bool) {
+pub(crate) fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     let begin = now();
     while !done() {
         assert!(begin.elapsed() < PATIENCE, "never: {what}");

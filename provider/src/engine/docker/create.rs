@@ -13,7 +13,7 @@ use bollard::models::{
 use hyperfaas_protocol::control::BOOT_VARIABLE;
 
 use super::super::clamp::Clamped;
-use super::super::{EngineError, StartOrder};
+use super::super::{EngineError, StandbyOrder, StartOrder};
 use super::labels::{self, Labels};
 use super::{DockerConfig, volume};
 
@@ -21,25 +21,21 @@ use super::{DockerConfig, volume};
 pub(super) const WATCHDOG_DIR: &str = "/.hyperfaas";
 /// The watchdog's name in its volume.
 pub(super) const WATCHDOG_FILE: &str = "fwatchdog";
+/// The directory for slots in its volume, see [`crate::node::slot::SLOTS_DIR`].
+pub(super) const SLOTS: &str = "slots/";
 /// Where OpenFaaS functions look for their secrets.
 const SECRETS_DIR: &str = "/var/openfaas/secrets";
 /// Longest host name Linux takes, bytes.
 const HOSTNAME_MAX: usize = 63;
 
-/// What the watchdog needs to start workers as other users, to end them, and to give their ports to others.
-const WATCHDOG_CAPABILITIES: [&str; 4] = ["KILL", "SETGID", "SETUID", "SYS_PTRACE"];
+/// What the watchdog needs to start workers as other users, to end them, to give their ports to others, and to shut guests
+/// in: another root, no capability left.
+const WATCHDOG_CAPABILITIES: [&str; 6] =
+    ["KILL", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT", "SYS_PTRACE"];
 /// What root keeps of Docker's default set where the image itself runs as root: package installs, chown, binding port 80.
 /// Left out: `NET_RAW` (packet forging towards neighbours), `MKNOD` (devices), `AUDIT_WRITE` (host's audit log).
-const ROOT_CAPABILITIES: [&str; 8] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "FSETID",
-    "NET_BIND_SERVICE",
-    "SETFCAP",
-    "SETPCAP",
-    "SYS_CHROOT",
-];
+const ROOT_CAPABILITIES: [&str; 6] =
+    ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "NET_BIND_SERVICE", "SETFCAP"];
 
 /// The volumes of one replica.
 pub(super) struct Volumes<'a> {
@@ -97,14 +93,60 @@ fn host_config(
     mounts.extend(
         volumes.secrets.map(|(volume, labels)| volume::mount(volume, SECRETS_DIR, labels, true)),
     );
-    let tmp = format!("rw,exec,nosuid,nodev,mode=1777,size={}", config.tmp_bytes);
+    HostConfig {
+        mounts: Some(mounts),
+        tmpfs: order.read_only_root.then(|| tmp(config, bounds.memory)),
+        readonly_rootfs: Some(order.read_only_root),
+        cap_add: Some(capabilities(&order.image.user)),
+        ..common_host_config(config, bounds)
+    }
+}
+
+/// The create request of a standby container.
+pub(super) fn standby_body(
+    config: &DockerConfig,
+    order: &StandbyOrder,
+    bounds: Clamped,
+    image: &str,
+    (watchdog, labels): (&str, Labels),
+) -> Result<ContainerCreateBody, EngineError> {
+    let boot = serde_json::to_string(&order.boot)
+        .map_err(|error| EngineError::Refused(error.to_string()))?;
+    let host = HostConfig {
+        mounts: Some(vec![volume::mount(watchdog, WATCHDOG_DIR, labels, true)]),
+        tmpfs: Some(tmp(config, bounds.memory)),
+        readonly_rootfs: Some(true),
+        cap_add: Some(WATCHDOG_CAPABILITIES.map(str::to_owned).to_vec()),
+        // No image of a user is here, and guests never gain a right.
+        security_opt: Some(vec!["no-new-privileges:true".to_owned()]),
+        ..common_host_config(config, bounds)
+    };
+    let endpoints = HashMap::from([(config.network.clone(), EndpointSettings::default())]);
+    Ok(ContainerCreateBody {
+        image: Some(image.to_owned()),
+        user: Some("0".to_owned()),
+        env: Some(vec![format!("{BOOT_VARIABLE}={boot}")]),
+        entrypoint: Some(vec![format!("{WATCHDOG_DIR}/{WATCHDOG_FILE}")]),
+        cmd: Some(Vec::new()),
+        stop_signal: Some("SIGTERM".to_owned()),
+        labels: Some(labels::of_standby(&config.installation, order)),
+        host_config: Some(host),
+        networking_config: Some(NetworkingConfig { endpoints_config: Some(endpoints) }),
+        ..ContainerCreateBody::default()
+    })
+}
+
+/// A writable `/tmp` where the root is read-only.
+fn tmp(config: &DockerConfig, memory: Option<i64>) -> HashMap<String, String> {
+    let options = format!("rw,exec,nosuid,nodev,mode=1777,size={}", tmp_bytes(config, memory));
+    HashMap::from([("/tmp".to_owned(), options)])
+}
+
+/// What every container of ours has in common.
+fn common_host_config(config: &DockerConfig, bounds: Clamped) -> HostConfig {
     HostConfig {
         network_mode: Some(config.network.clone()),
-        mounts: Some(mounts),
-        tmpfs: order.read_only_root.then(|| HashMap::from([("/tmp".to_owned(), tmp)])),
-        readonly_rootfs: Some(order.read_only_root),
         cap_drop: Some(vec!["ALL".to_owned()]),
-        cap_add: Some(capabilities(&order.image.user)),
         memory: bounds.memory,
         memory_swap: bounds.memory,
         memory_reservation: bounds.memory_reservation,
@@ -124,6 +166,13 @@ fn host_config(
         }),
         ..HostConfig::default()
     }
+}
+
+/// What a temporary directory in memory may hold: half of the limit at most. What is in there stays when the kernel kills the
+/// process that wrote it, so a full one must leave the container room to go on.
+fn tmp_bytes(config: &DockerConfig, memory: Option<i64>) -> u64 {
+    let half = memory.and_then(|bytes| u64::try_from(bytes / 2).ok());
+    half.map_or(config.tmp_bytes, |half| half.min(config.tmp_bytes))
 }
 
 /// What the container's bounding set holds when the image's own user is `user`.
@@ -181,6 +230,7 @@ mod tests {
                 entrypoint: Vec::new(),
                 command: Vec::new(),
                 user: user.into(),
+                directory: String::new(),
             },
             kind: FunctionKind::Watchdog,
             env: vec![("fprocess".into(), "cat".into())],
@@ -194,6 +244,8 @@ mod tests {
                 command: Vec::new(),
                 user: user.into(),
                 has_home: false,
+                is_standby: false,
+                in_flight_max: None,
             },
             limits: Bounds::default(),
             requests: Bounds::default(),
@@ -217,8 +269,9 @@ mod tests {
     fn a_container_gets_no_more_than_its_image_needs() {
         let host = |user| body_of(&order("figlet", user)).host_config.unwrap();
         assert_eq!(host("app").cap_drop.unwrap(), ["ALL"]);
-        assert_eq!(host("app").cap_add.unwrap(), ["KILL", "SETGID", "SETUID", "SYS_PTRACE"]);
-        assert_eq!(host("1000:0").cap_add.unwrap(), ["KILL", "SETGID", "SETUID", "SYS_PTRACE"]);
+        let watchdogs = ["KILL", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT", "SYS_PTRACE"];
+        assert_eq!(host("app").cap_add.unwrap(), watchdogs);
+        assert_eq!(host("1000:0").cap_add.unwrap(), watchdogs);
         for user in ["", "root", "0", "0:0", "root:app", "000"] {
             let added = host(user).cap_add.unwrap();
             assert!(added.contains(&"CHOWN".to_owned()), "{user}");
@@ -238,6 +291,14 @@ mod tests {
         let host = body_of(&order).host_config.unwrap();
         assert_eq!(host.readonly_rootfs, Some(true));
         assert!(host.tmpfs.unwrap()["/tmp"].starts_with("rw,exec,nosuid,nodev,mode=1777,size="));
+    }
+
+    #[test]
+    fn a_tmp_in_memory_leaves_half_of_it() {
+        let config = DockerConfig::new("unix:///x", "net", "inst", "/w".into());
+        assert_eq!(tmp_bytes(&config, None), config.tmp_bytes);
+        assert_eq!(tmp_bytes(&config, Some(256 << 20)), 128 << 20);
+        assert_eq!(tmp_bytes(&config, Some(i64::MAX)), config.tmp_bytes);
     }
 
     #[test]

@@ -92,7 +92,7 @@ async fn subscribe(inner: &Inner) -> Result<Messages, EngineError> {
     let now =
         now.ok_or_else(|| EngineError::Refused("the engine does not tell its time".into()))?;
     let mut filters: HashMap<String, Vec<String>> =
-        labels::filter(labels::REPLICA, Some(&inner.config.installation));
+        labels::filter_installation(&inner.config.installation);
     filters.insert("type".to_owned(), vec!["container".to_owned()]);
     filters.insert("event".to_owned(), vec!["die".to_owned(), "destroy".to_owned()]);
     let since = format!("{}.{:09}", now.as_second(), now.subsec_nanosecond());
@@ -102,6 +102,9 @@ async fn subscribe(inner: &Inner) -> Result<Messages, EngineError> {
 
 fn event(message: EventMessage) -> Option<EngineEvent> {
     let actor = message.actor?;
+    if !actor.attributes.as_ref().is_some_and(labels::serves) {
+        return None;
+    }
     let container = ContainerId(actor.id?);
     match message.action?.as_str() {
         "die" => {

@@ -195,6 +195,7 @@ fn described(found: ImageInspect, text: &str, reference: &Reference) -> Result<I
         entrypoint: config.entrypoint.unwrap_or_default(),
         command: config.cmd.unwrap_or_default(),
         user: config.user.unwrap_or_default(),
+        directory: config.working_dir.unwrap_or_default(),
     })
 }
 

@@ -10,7 +10,7 @@ use bollard::models::{
 use hyperfaas_protocol::names::Namespace;
 use hyperfaas_protocol::{FunctionKey, FunctionName};
 
-use super::super::{ContainerId, Observed, ReplicaId, StartOrder};
+use super::super::{ContainerId, Observed, ReplicaId, Standby, StandbyOrder, StartOrder};
 
 /// On everything this provider makes: containers, volumes, networks, images.
 pub(super) const MANAGED: &str = "com.hyperfaas.managed";
@@ -28,7 +28,9 @@ const CONTROL_PORT: &str = "com.hyperfaas.control-port";
 
 /// [`ROLE`] of a function's container.
 pub(super) const REPLICA: &str = "replica";
-/// [`ROLE`] of a container that only carries files into a volume.
+/// [`ROLE`] of a container without a function.
+pub(super) const STANDBY: &str = "standby";
+/// [`ROLE`] of a container that only carries files into a volume, or out of an image.
 pub(super) const FILL: &str = "fill";
 /// [`ROLE`] of the volume with the watchdog.
 pub(super) const WATCHDOG: &str = "watchdog";
@@ -63,6 +65,25 @@ pub(super) fn of_replica(installation: &str, order: &StartOrder) -> Labels {
     labels
 }
 
+/// Labels of a standby container.
+pub(super) fn of_standby(installation: &str, order: &StandbyOrder) -> Labels {
+    let mut labels = ours(STANDBY, Some(installation));
+    labels.insert(HTTP_PORT.into(), order.boot.http_port.to_string());
+    labels.insert(CONTROL_PORT.into(), order.boot.control_port.to_string());
+    labels
+}
+
+/// Whether a container with `labels` is one that functions are served from.
+pub(super) fn serves(labels: &Labels) -> bool {
+    labels.get(ROLE).is_some_and(|role| role == REPLICA || role == STANDBY)
+}
+
+/// An engine filter that matches everything of `installation`.
+pub(super) fn filter_installation(installation: &str) -> HashMap<String, Vec<String>> {
+    let pairs = [format!("{MANAGED}=true"), format!("{INSTALLATION}={installation}")];
+    HashMap::from([("label".to_owned(), pairs.to_vec())])
+}
+
 /// An engine filter that matches everything of `role` in `installation`.
 pub(super) fn filter(role: &str, installation: Option<&str>) -> HashMap<String, Vec<String>> {
     let pairs = ours(role, installation);
@@ -79,50 +100,75 @@ pub(super) fn revision(labels: &Labels) -> Option<(FunctionKey, u64)> {
     Some((FunctionKey { namespace, name }, labels.get(REVISION)?.parse().ok()?))
 }
 
-/// One row of the engine's list; `None` when its labels are damaged.
-pub(super) fn from_summary(summary: ContainerSummary, network: &str) -> Option<Observed> {
-    let is_running = summary.state == Some(ContainerSummaryStateEnum::RUNNING);
-    let networks = summary.network_settings.and_then(|settings| settings.networks);
-    let name = summary.names?.into_iter().next()?;
-    observed(summary.id?, &name, &summary.labels?, is_running, networks, network)
-}
-
-/// What the engine tells about one container; `None` when its labels are damaged.
-pub(super) fn from_inspect(container: ContainerInspectResponse, network: &str) -> Option<Observed> {
-    let is_running = container.state.and_then(|state| state.running).unwrap_or(false);
-    let networks = container.network_settings.and_then(|settings| settings.networks);
-    observed(
-        container.id?,
-        &container.name?,
-        &container.config?.labels?,
-        is_running,
-        networks,
-        network,
-    )
-}
-
-fn observed(
+/// What the engine tells about one container, from whichever of its answers.
+pub(super) struct Told {
     id: String,
-    name: &str,
-    labels: &Labels,
+    name: String,
+    labels: Labels,
     is_running: bool,
-    networks: Option<HashMap<String, EndpointSettings>>,
-    network: &str,
-) -> Option<Observed> {
-    let (function, revision) = revision(labels)?;
-    let address = |endpoint: &EndpointSettings| {
-        endpoint.ip_address.as_ref().and_then(|text| text.parse().ok())
-    };
-    let networks = networks.unwrap_or_default();
-    let endpoint = networks.get(network).or_else(|| networks.values().next());
-    Some(Observed {
-        container: ContainerId(id),
-        replica: ReplicaId(name.trim_start_matches('/').to_owned()),
-        function,
-        revision,
-        http_port: labels.get(HTTP_PORT)?.parse().ok()?,
-        control_port: labels.get(CONTROL_PORT)?.parse().ok()?,
-        is_running,
-        address: endpoint.filter(|_| is_running).and_then(address),
-    })
+    networks: HashMap<String, EndpointSettings>,
+}
+
+impl Told {
+    /// One row of the engine's list.
+    pub(super) fn from_summary(summary: ContainerSummary) -> Option<Self> {
+        Some(Self {
+            id: summary.id?,
+            name: summary.names?.into_iter().next()?,
+            labels: summary.labels?,
+            is_running: summary.state == Some(ContainerSummaryStateEnum::RUNNING),
+            networks: summary.network_settings.and_then(|s| s.networks).unwrap_or_default(),
+        })
+    }
+
+    /// The answer about one container.
+    pub(super) fn from_inspect(container: ContainerInspectResponse) -> Option<Self> {
+        Some(Self {
+            id: container.id?,
+            name: container.name?,
+            labels: container.config?.labels?,
+            is_running: container.state.and_then(|state| state.running).unwrap_or(false),
+            networks: container.network_settings.and_then(|s| s.networks).unwrap_or_default(),
+        })
+    }
+
+    /// As a replica; `None` when its labels are damaged.
+    pub(super) fn replica(self, network: &str) -> Option<Observed> {
+        let (function, revision) = revision(&self.labels)?;
+        Some(Observed {
+            address: self.address(network),
+            replica: self.name(),
+            function,
+            revision,
+            http_port: self.port(HTTP_PORT)?,
+            control_port: self.port(CONTROL_PORT)?,
+            is_running: self.is_running,
+            container: ContainerId(self.id),
+        })
+    }
+
+    /// As a standby container; `None` when its labels are damaged.
+    pub(super) fn standby(self, network: &str) -> Option<Standby> {
+        Some(Standby {
+            address: self.address(network),
+            name: self.name(),
+            http_port: self.port(HTTP_PORT)?,
+            control_port: self.port(CONTROL_PORT)?,
+            is_running: self.is_running,
+            container: ContainerId(self.id),
+        })
+    }
+
+    fn name(&self) -> ReplicaId {
+        ReplicaId(self.name.trim_start_matches('/').to_owned())
+    }
+
+    fn port(&self, label: &str) -> Option<u16> {
+        self.labels.get(label)?.parse().ok()
+    }
+
+    fn address(&self, network: &str) -> Option<std::net::IpAddr> {
+        let endpoint = self.networks.get(network).or_else(|| self.networks.values().next());
+        endpoint.filter(|_| self.is_running)?.ip_address.as_ref()?.parse().ok()
+    }
 }

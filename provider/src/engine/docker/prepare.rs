@@ -19,7 +19,7 @@ use tracing::{debug, info};
 use super::super::elf::static_program;
 use super::super::{EngineError, EngineFacts};
 use super::connection::{CHANGE, READ, classify, gone_is_fine, status, within};
-use super::create::WATCHDOG_FILE;
+use super::create::{SLOTS, WATCHDOG_FILE};
 use super::labels::{self, INSTALLATION, Labels, RUN};
 use super::replica::remove;
 use super::volume::{self, Files};
@@ -148,7 +148,11 @@ impl Inner {
         let (content, installation) =
             (Sha256::digest(&file), Sha256::digest(self.config.installation.as_bytes()));
         let name = format!("{VOLUME_PREFIX}{}-{}", hex(&content, 12), hex(&installation, 8));
-        let files = Files::from([(WATCHDOG_FILE.to_owned(), (0o555, Bytes::from(file)))]);
+        let files = Files::from([
+            (WATCHDOG_FILE.to_owned(), (0o555, Bytes::from(file))),
+            // Where slots are put from outside, in a container that runs.
+            (SLOTS.to_owned(), (0o755, Bytes::new())),
+        ]);
         let labels = self.watchdog_labels();
         if volume::ensure(docker, &name, labels, self.helper_labels(), &files).await? {
             info!(volume = name, "watchdog put into its volume");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bollard::Docker;
 use bollard::errors::Error;
-use bollard::models::ContainerCreateBody;
+use bollard::models::{ContainerCreateBody, ContainerUpdateBody};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
     StopContainerOptionsBuilder,
@@ -15,9 +15,10 @@ use bollard::query_parameters::{
 use tracing::{debug, warn};
 
 use super::super::clamp::clamp;
-use super::super::{ContainerId, EngineError, Observed, ReplicaId, StartOrder};
+use super::super::{Bounds, ContainerId, EngineError, Observed, ReplicaId, StartOrder};
 use super::connection::{CHANGE, READ, classify, gone_is_fine, status, within};
 use super::create::{self, Volumes, WATCHDOG_FILE};
+use super::labels::Told;
 use super::{Inner, labels};
 
 /// What the engine may take beyond the grace period before a stop counts as failed.
@@ -81,7 +82,9 @@ impl Inner {
         };
         let observed = started.and_then(|container| {
             let damaged = || EngineError::Refused(format!("container {name} lost its labels"));
-            labels::from_inspect(container, &self.config.network).ok_or_else(damaged)
+            Told::from_inspect(container)
+                .and_then(|told| told.replica(&self.config.network))
+                .ok_or_else(damaged)
         });
         if observed.is_err() {
             self.discard(docker, &created.id).await;
@@ -90,7 +93,7 @@ impl Inner {
     }
 
     /// Removes what a failed start made; when even that fails, the container has our labels and shows up in the list.
-    async fn discard(&self, docker: &Docker, container: &str) {
+    pub(super) async fn discard(&self, docker: &Docker, container: &str) {
         if let Err(error) = remove(docker, container).await {
             warn!(
                 container,
@@ -101,13 +104,35 @@ impl Inner {
     }
 
     /// Whether making network and watchdog volume anew may help.
-    fn is_repairable(&self, error: &EngineError) -> bool {
+    pub(super) fn is_repairable(&self, error: &EngineError) -> bool {
         let EngineError::Refused(text) = error else { return false };
         let lost_network = text.contains("network")
             && text.contains(&self.config.network)
             && text.contains("not found");
         let lost_watchdog = text.contains(WATCHDOG_FILE) && text.contains("no such file");
         lost_network || lost_watchdog
+    }
+
+    /// Changes the limits of one container.
+    pub(super) async fn update(
+        &self,
+        container: ContainerId,
+        bounds: Bounds,
+    ) -> Result<(), EngineError> {
+        let docker = self.connection.docker()?;
+        let ready = self.ready().await?;
+        let bounds = clamp(&bounds, &Bounds::default(), &ready.facts);
+        let body = ContainerUpdateBody {
+            nano_cpus: bounds.nano_cpus,
+            memory: bounds.memory,
+            memory_swap: bounds.memory,
+            ..ContainerUpdateBody::default()
+        };
+        match within(CHANGE, docker.update_container(&container.0, body)).await {
+            Ok(_) => Ok(()),
+            Err(error) if status(&error) == Some(404) => Err(EngineError::NotFound),
+            Err(error) => Err(classify(error)),
+        }
     }
 
     /// Ends one container and removes it with its anonymous volumes.
@@ -143,7 +168,8 @@ impl Inner {
             .map_err(classify)?;
         let observed = rows.into_iter().filter_map(|row| {
             let id = row.id.clone();
-            let observed = labels::from_summary(row, &self.config.network);
+            let observed =
+                Told::from_summary(row).and_then(|told| told.replica(&self.config.network));
             if observed.is_none() {
                 debug!(container = id, "container with damaged labels is left alone");
             }

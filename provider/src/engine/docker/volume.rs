@@ -29,7 +29,7 @@ const BLANK: (&str, &str) = ("hyperfaas-blank", "1");
 /// Where the helper mounts the volume.
 const AT: &str = "/volume";
 
-/// A volume's files: names, and modes with contents. All belong to root.
+/// A volume's files: names, and modes with contents. All belong to root. A name that ends in `/` is an empty directory's.
 pub(super) type Files = BTreeMap<String, (u32, Bytes)>;
 
 /// A volume to be mounted read-only at `target`; made with `labels` should it be missing.
@@ -155,13 +155,22 @@ async fn with_helper<T>(
 
 /// Makes the blank image.
 async fn import_blank(docker: &Docker) -> Result<(), EngineError> {
+    import(docker, BLANK, ("volume/", 0o755)).await
+}
+
+/// Makes an image of one directory.
+pub(super) async fn import(
+    docker: &Docker,
+    (name, version): (&str, &str),
+    (directory, mode): (&str, u32),
+) -> Result<(), EngineError> {
     let mut archive = tar::Builder::new(Vec::new());
-    append(&mut archive, "volume/", tar::EntryType::Directory, 0o755, &[])?;
+    append(&mut archive, directory, tar::EntryType::Directory, mode, &[])?;
     let archive = archive.into_inner().map_err(unpackable)?;
     let options = CreateImageOptionsBuilder::default()
         .from_src("-")
-        .repo(BLANK.0)
-        .tag(BLANK.1)
+        .repo(name)
+        .tag(version)
         .changes(vec![format!("LABEL {}=true", labels::MANAGED)])
         .build();
     let mut answers =
@@ -212,7 +221,9 @@ fn size(files: &Files) -> usize {
 fn pack(files: &Files) -> Result<Vec<u8>, EngineError> {
     let mut archive = tar::Builder::new(Vec::new());
     for (name, (mode, bytes)) in files {
-        append(&mut archive, name, tar::EntryType::Regular, *mode, bytes)?;
+        let is_directory = name.ends_with('/');
+        let kind = if is_directory { tar::EntryType::Directory } else { tar::EntryType::Regular };
+        append(&mut archive, name, kind, *mode, bytes)?;
     }
     archive.into_inner().map_err(unpackable)
 }
@@ -247,6 +258,13 @@ fn is_archive_of(archive: &[u8], files: &Files) -> Option<bool> {
         let name = path.split_once('/').map_or("", |(_, name)| name).trim_end_matches('/');
         match entry.header().entry_type() {
             tar::EntryType::Directory if name.is_empty() => {}
+            tar::EntryType::Directory => {
+                let mode = entry.header().mode().ok()? & 0o7777;
+                if files.get(&format!("{name}/")).is_none_or(|(wanted, _)| *wanted != mode) {
+                    return Some(false);
+                }
+                same += 1;
+            }
             tar::EntryType::Regular => {
                 let mode = entry.header().mode().ok()? & 0o7777;
                 let start = usize::try_from(entry.raw_file_position()).ok()?;
@@ -273,6 +291,7 @@ mod tests {
         let files = Files::from([
             ("x".to_owned(), (0o444, Bytes::from_static(b"one\0two"))),
             (long, (0o755, Bytes::new())),
+            ("directory/".to_owned(), (0o755, Bytes::new())),
         ]);
         let in_directory = |files: &Files| {
             let files = files.iter().map(|(name, file)| (format!("volume/{name}"), file.clone()));
@@ -290,6 +309,7 @@ mod tests {
         };
         assert_eq!(changed(&|_| {}), Some(true));
         assert_eq!(changed(&|files| drop(files.remove("x"))), Some(false));
+        assert_eq!(changed(&|files| drop(files.remove("directory/"))), Some(false));
         assert_eq!(
             changed(&|files| drop(files.insert("y".into(), (0o444, Bytes::new())))),
             Some(false)

@@ -8,7 +8,7 @@ use tokio::sync::broadcast;
 
 use super::super::reference::Reference;
 use super::super::{
-    ContainerId, ContainerUsage, EngineError, EngineEvent, EngineFacts, Image, Observed,
+    Bounds, ContainerId, ContainerUsage, EngineError, EngineEvent, EngineFacts, Image, Observed,
     PullPolicy, StartOrder,
 };
 use super::host::{Signal, SimHost};
@@ -122,8 +122,10 @@ impl SimHost {
 
     pub(super) fn list(&self, installation: &str) -> Result<Vec<Observed>, EngineError> {
         let world = self.answering()?;
-        let ours =
-            world.containers.values().filter(|container| *container.installation == *installation);
+        let ours = world
+            .containers
+            .values()
+            .filter(|container| !container.is_standby && *container.installation == *installation);
         Ok(ours.map(|container| container.observed.clone()).collect())
     }
 
@@ -142,6 +144,18 @@ impl SimHost {
             .get(container)
             .map(|found| Arc::clone(&found.log))
             .ok_or(EngineError::NotFound)
+    }
+
+    pub(super) fn update(
+        &self,
+        container: &ContainerId,
+        bounds: Bounds,
+    ) -> Result<(), EngineError> {
+        let mut world = self.answering()?;
+        let found = world.containers.get_mut(container).ok_or(EngineError::NotFound)?;
+        found.bounds.cpu = bounds.cpu.or(found.bounds.cpu);
+        found.bounds.memory = bounds.memory.or(found.bounds.memory);
+        Ok(())
     }
 
     pub(super) fn usage(&self, container: &ContainerId) -> Result<ContainerUsage, EngineError> {

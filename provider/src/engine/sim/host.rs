@@ -10,7 +10,7 @@ use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
 use super::super::{
-    ContainerId, EngineError, EngineEvent, EngineFacts, Image, SecretFile, StartOrder,
+    Bounds, ContainerId, EngineError, EngineEvent, EngineFacts, Image, SecretFile, StartOrder,
 };
 use super::program::Program;
 use super::world::World;
@@ -61,6 +61,7 @@ impl SimHost {
             start_delay: Duration::ZERO,
             start_faults: VecDeque::new(),
             programs: Arc::new(|_| Program::default()),
+            archives: HashMap::new(),
             secrets: BTreeMap::new(),
         };
         let (signals, changed) = (broadcast::Sender::new(EVENTS_KEPT), watch::Sender::new(0));
@@ -144,6 +145,11 @@ impl SimHost {
             (found.installation, EngineEvent::Removed { container: container.clone() })
         });
         self.happened(&world, removed);
+    }
+
+    /// What a container may use, for tests to look at.
+    pub fn bounds(&self, container: &ContainerId) -> Option<Bounds> {
+        self.world().containers.get(container).map(|found| found.bounds)
     }
 
     /// The secrets a function's revision has on this host, for tests to look at.

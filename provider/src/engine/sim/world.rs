@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use super::super::{
-    ContainerId, EngineError, EngineFacts, Image, LogLine, Observed, SecretFile, StartOrder,
+    Bounds, ContainerId, EngineError, EngineFacts, Image, LogLine, Observed, SecretFile, StartOrder,
 };
 use super::program::Program;
 
@@ -32,6 +32,8 @@ pub(super) struct World {
     pub(super) start_delay: Duration,
     pub(super) start_faults: VecDeque<EngineError>,
     pub(super) programs: Programs,
+    /// By content id.
+    pub(super) archives: HashMap<String, Vec<u8>>,
     pub(super) secrets: BTreeMap<(Arc<str>, FunctionKey, u64), Vec<SecretFile>>,
 }
 
@@ -39,7 +41,10 @@ pub(super) struct World {
 pub(super) struct Container {
     pub(super) installation: Arc<str>,
     pub(super) observed: Observed,
+    /// Whether it belongs to no function.
+    pub(super) is_standby: bool,
     pub(super) program: Program,
+    pub(super) bounds: Bounds,
     pub(super) log: Arc<Mutex<Log>>,
 }
 
@@ -87,8 +92,14 @@ impl World {
         };
         let timestamp = self.now();
         let installation = Arc::clone(installation);
-        let container =
-            Container { installation, observed: observed.clone(), program, log: Arc::default() };
+        let container = Container {
+            installation,
+            observed: observed.clone(),
+            is_standby: false,
+            program,
+            bounds: order.limits,
+            log: Arc::default(),
+        };
         container.program.lines.iter().for_each(|line| container.say(timestamp, line));
         self.containers.insert(observed.container.clone(), container);
         observed

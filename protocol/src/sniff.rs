@@ -68,7 +68,7 @@ const MP4: &str = "video/mp4";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Guesses the type of `body`.
-pub(crate) fn content_type(body: &[u8]) -> &'static str {
+pub fn content_type(body: &[u8]) -> &'static str {
     let data = &body[..body.len().min(LOOK_MAX)];
     let blank = |b: &u8| matches!(b, b'\t' | b'\n' | b'\x0c' | b'\r' | b' ');
     let text = &data[data.iter().position(|b| !blank(b)).unwrap_or(data.len())..];

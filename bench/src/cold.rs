@@ -1,0 +1,135 @@
+//! From no replica to the first answer: how long a caller waits whose call wakes a function.
+//!
+//! In: images. Out: [`Starts`] for each. How: scale to 0, wait until the last container is gone, call once; images take turns, so
+//! that a slower engine is slower for all. Touches: the engine, processes.
+
+use std::path::Path;
+use std::time::Duration;
+
+use hyperfaas_protocol::moment::{Clock, SystemClock};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::call::Connection;
+use crate::cli;
+use crate::command_load::{bar, say};
+use crate::corner::{Corner, docker};
+use crate::failure::{Result, failed};
+use crate::ladder::Spread;
+use crate::record::{Machine, write, write_table};
+use crate::stack::{Stack, until};
+
+/// The sample functions, which are measured if their images are there.
+const SAMPLES: [&str; 4] = ["hello", "plain", "pyhello", "shout"];
+
+/// One image's first answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Starts {
+    /// As tables call it.
+    pub(crate) name: String,
+    /// From the call to the end of its answer, ms.
+    pub(crate) first_ms: Spread,
+    /// The call after it, ms.
+    pub(crate) second_ms: Spread,
+    /// How many.
+    pub(crate) rounds: usize,
+}
+
+/// One start.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Start {
+    /// The image's name in tables.
+    pub(crate) name: String,
+    /// Counted from 0.
+    pub(crate) round: usize,
+    /// From the call to the end of its answer, ms.
+    pub(crate) first_ms: f64,
+    /// The call after it, ms.
+    pub(crate) second_ms: f64,
+}
+
+/// `bench cold`.
+pub(crate) async fn cold(options: &cli::Cold, out: &Path) -> Result<()> {
+    let machine = Machine::now();
+    let corner = Corner::new()?;
+    corner.build_image(&[])?;
+    let images = images(options, &corner);
+    let settings = options.setting.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    let stack = Stack::start(&corner, &settings.collect::<Vec<_>>()).await?;
+    for (name, image) in &images {
+        let labels =
+            json!({ "labels": { "com.openfaas.scale.min": "1", "com.openfaas.scale.max": "1" } });
+        stack.deploy(name, image, labels).await?;
+        stack.until_available(name, 1).await?;
+    }
+    let bar = bar((images.len() * options.rounds) as u64);
+    let mut starts = Vec::new();
+    for round in 0..options.rounds {
+        for (name, _) in &images {
+            bar.set_message(name.clone());
+            starts.push(start(name, round, &corner, &stack).await?);
+            bar.inc(1);
+        }
+    }
+    bar.finish_and_clear();
+    drop(stack);
+    let of = |name: &str, ms: fn(&Start) -> f64| {
+        Spread::of(starts.iter().filter(|start| start.name == name).map(ms))
+    };
+    let table = images.iter().map(|(name, _)| Starts {
+        name: name.clone(),
+        first_ms: of(name, |start| start.first_ms),
+        second_ms: of(name, |start| start.second_ms),
+        rounds: options.rounds,
+    });
+    let table = table.collect::<Vec<_>>();
+    for row in &table {
+        say(&format!(
+            "{:<10} first answer from zero: median {:.1} ms ({:.1}..{:.1}), the next {:.2} ms, {} rounds",
+            row.name,
+            row.first_ms.median,
+            row.first_ms.min,
+            row.first_ms.max,
+            row.second_ms.median,
+            row.rounds
+        ));
+    }
+    write_table(out, &format!("cold-{}", options.name), &starts)?;
+    write(out, &format!("cold-{}", options.name), machine, table)
+}
+
+fn images(options: &cli::Cold, corner: &Corner) -> Vec<(String, String)> {
+    let samples = SAMPLES.map(|name| (name.to_owned(), format!("hyperfaas/fn-{name}:latest")));
+    let is_there = |image: &str| docker(&["image", "inspect", image]).is_ok();
+    let samples = samples.into_iter().filter(|(_, image)| is_there(image));
+    std::iter::once(("reference".to_owned(), corner.image()))
+        .chain(samples)
+        .chain(options.image.iter().cloned())
+        .collect()
+}
+
+async fn start(name: &str, round: usize, corner: &Corner, stack: &Stack) -> Result<Start> {
+    stack.scale(name, 0).await?;
+    until(format!("{name} has no container"), async || corner.is_at_zero(name)).await?;
+    Ok(Start {
+        name: name.to_owned(),
+        round,
+        first_ms: call(name, stack).await?,
+        second_ms: call(name, stack).await?,
+    })
+}
+
+async fn call(name: &str, stack: &Stack) -> Result<f64> {
+    let clock = SystemClock::start();
+    let target = stack.function(name, "");
+    let before = clock.now();
+    let answer = async { Connection::open(target.address).await?.call(&target.request).await };
+    let answer = tokio::time::timeout(Duration::from_secs(60), answer).await;
+    let ms = clock.now().since(before).as_secs_f64() * 1e3;
+    match answer {
+        Ok(Ok(answer)) if answer.status < 400 => Ok(ms),
+        Ok(Ok(answer)) => failed(format!("{name} answered {}", answer.status)),
+        Ok(Err(fault)) => failed(format!("{name}: {}", fault.name())),
+        Err(_) => failed(format!("{name} did not answer in a minute")),
+    }
+}

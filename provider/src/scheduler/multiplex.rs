@@ -1,0 +1,139 @@
+//! Phase 2: the function as a guest of a worker in a container it does not own, and back.
+//!
+//! In: a function, the workers on offer, the policy. Out: [`Action::Specialise`] and [`Action::Release`] for guests.
+//! Always: a standby container before another function's; that only within the same share group and namespace and while its
+//! owner has nothing to do; few at a time of one function and in all; one order a place. Guests go when the function's own
+//! replicas are enough, and at once when the container's owner needs what they have.
+
+use hyperfaas_protocol::control::WorkerState;
+use hyperfaas_protocol::moment::Moment;
+
+use super::action::{Action, PlaceKind, Plan, WorkerPlace};
+use super::demand::need;
+use super::out::{Scale, is_served};
+use super::plan::Budget;
+use super::policy::Policy;
+use super::scaling::Scaling;
+use super::snapshot::{FunctionView, ImageState, Offer, Phase};
+use super::why::{Rule, Why, granted};
+
+/// Asks for guest places where the function's own containers are not enough.
+pub(super) fn take_places(
+    function: &FunctionView,
+    scaling: &Scaling,
+    budget: &mut Budget,
+    policy: &Policy,
+    now: Moment,
+    plan: &mut Plan,
+) {
+    if budget.offers.is_empty() || function.image != ImageState::Present {
+        return;
+    }
+    let need = need(function, policy, now);
+    let Some(rule) = reason(function, scaling, need) else { return };
+    let coming = function.guests.iter().filter(|g| g.state == WorkerState::Specialising).count();
+    let mut left = policy.specialisations_of_one.saturating_sub(coming).min(budget.specialisations);
+    while left > 0 {
+        let Some(index) = best(function, scaling, &budget.offers) else { return };
+        let offer = budget.offers.swap_remove(index);
+        let kind = kind(&offer);
+        let place =
+            WorkerPlace { host: offer.host, worker: offer.worker, epoch: offer.epoch, kind };
+        let why = Why::of(rule, function, need, now);
+        plan.actions.push(Action::Specialise { function: function.key.clone(), place, why });
+        budget.specialisations -= 1;
+        left -= 1;
+    }
+}
+
+/// Why guests are needed, if they are.
+fn reason(function: &FunctionView, scaling: &Scaling, need: f64) -> Option<Rule> {
+    if !is_served(function) {
+        return (function.parked > 0).then_some(Rule::Waiting);
+    }
+    if function.parked > 0 {
+        return Some(Rule::WorkerFull);
+    }
+    let guests = function.guests.iter().filter(|g| g.state != WorkerState::Draining).count();
+    let granted = granted(function)?;
+    let is_at_ceiling = function.ready().all(|replica| {
+        replica.grant.cpu.zip(scaling.ceiling.cpu).is_some_and(|(cpu, most)| cpu >= most)
+    });
+    // A guest is taken to bring as much as one replica has at its ceiling.
+    let lent = scaling.ceiling.cpu.unwrap_or(0).saturating_mul(u32::try_from(guests).unwrap_or(0));
+    let is_short = need > f64::from(granted) + f64::from(lent);
+    (is_at_ceiling && is_short).then_some(Rule::AtCeiling)
+}
+
+/// The best offer: a standby container first, then the container whose owner has least to do.
+fn best(function: &FunctionView, scaling: &Scaling, offers: &[Offer]) -> Option<usize> {
+    let may = |offer: &Offer| match &offer.owner {
+        None => true,
+        Some(owner) => {
+            *owner != function.key
+                && owner.namespace == function.key.namespace
+                && offer.owner_in_flight == 0
+                && scaling.share.is_some()
+                && offer.share == scaling.share
+        }
+    };
+    offers
+        .iter()
+        .enumerate()
+        .filter(|(_, offer)| may(offer))
+        .min_by_key(|(_, offer)| (kind(offer), offer.owner_in_flight))
+        .map(|(index, _)| index)
+}
+
+fn kind(offer: &Offer) -> PlaceKind {
+    if offer.owner.is_some() { PlaceKind::Guest } else { PlaceKind::Standby }
+}
+
+/// Gives guest places back once the function's own replicas are enough.
+pub(super) fn give_back(
+    function: &FunctionView,
+    scale: &Scale,
+    policy: &Policy,
+    now: Moment,
+    plan: &mut Plan,
+) {
+    let ready = u32::try_from(function.ready().count()).unwrap_or(u32::MAX);
+    let own_are_enough = ready >= scale.desired.max(1) || function.wanted.is_none();
+    let is_idle = function.parked == 0 && function.in_flight() == 0;
+    let serving = function.guests.iter().filter(|guest| {
+        matches!(guest.state, WorkerState::Ready | WorkerState::Crashed)
+            && now.since(guest.since) >= policy.cool_for
+    });
+    for guest in serving.filter(|_| own_are_enough || (scale.desired == 0 && is_idle)) {
+        let kind = if guest.is_standby { PlaceKind::Standby } else { PlaceKind::Guest };
+        let place = WorkerPlace {
+            host: guest.host.clone(),
+            worker: guest.worker,
+            epoch: guest.epoch,
+            kind,
+        };
+        let why = Why::of(Rule::HandedOver, function, need(function, policy, now), now);
+        plan.actions.push(Action::Release { function: function.key.clone(), place, why });
+    }
+}
+
+/// Sends guests away from the function's own containers while these are above their watermark.
+pub(super) fn evict(function: &FunctionView, policy: &Policy, now: Moment, plan: &mut Plan) {
+    let hosts = function.replicas.iter().filter(|replica| {
+        let second = &replica.workers[1];
+        replica.phase == Phase::Ready
+            && replica.pressure.is_some()
+            && second.is_guest
+            && matches!(second.state, WorkerState::Ready | WorkerState::Crashed)
+    });
+    for replica in hosts {
+        let place = WorkerPlace {
+            host: replica.id.clone(),
+            worker: 1,
+            epoch: replica.workers[1].epoch,
+            kind: PlaceKind::Guest,
+        };
+        let why = Why::of(Rule::OwnerNeeds, function, need(function, policy, now), now);
+        plan.actions.push(Action::Release { function: function.key.clone(), place, why });
+    }
+}

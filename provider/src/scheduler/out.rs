@@ -1,0 +1,285 @@
+//! Phase 3: how many replicas a function should have.
+//!
+//! In: a function as it stands, the policy, the moment. Out: its [`Scale`] with the number to have, and the rule that changed it.
+//! Always: within `min..=max` (0 only when scaled to 0 or idle for `zero_after`); grows at once and in one step; shrinks only
+//! after fewer have been enough for a while, a quarter at a time; a scale call sets the number at once and is a floor until the
+//! next call, or until the function has been idle for a while.
+//! Source: docs/scheduling.md; the targets are OpenFaaS' (`desired = ceil(load / (target × proportion))`).
+
+use std::time::Duration;
+
+use hyperfaas_protocol::moment::Moment;
+
+use super::demand::{lasting_need, limit_of_one, measured_cpu, need, whole};
+use super::policy::Policy;
+use super::scaling::{Metric, Scaling};
+use super::snapshot::{FunctionView, Phase, Wanted};
+use super::why::Rule;
+use super::window::Peak;
+
+/// What decisions on one function must remember.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Scale {
+    /// Replicas that should be; what the API tells.
+    pub desired: u32,
+    /// The scale call that holds; 0 before the function has been seen for the first time.
+    pub call: u64,
+    /// What that call asked for, while it holds.
+    pub floor: u32,
+    /// Since when it holds.
+    pub floor_since: Moment,
+    /// Whether it has been given back for want of requests.
+    pub is_asleep: bool,
+    /// Until when nothing is drained for being too many: what a restarted provider finds may be needed.
+    pub hold_until: Moment,
+    /// The largest number that load asked for lately.
+    pub(super) asked: Peak,
+    /// The largest CPU need lately.
+    pub(super) needed: Peak,
+    /// Since when more than the base has been needed.
+    pub(super) above_base: Option<Moment>,
+    /// Since when requests have been slow.
+    pub(super) slow: Option<Moment>,
+    /// When the number last shrank.
+    pub(super) shrunk_at: Moment,
+    /// When CPU was last given back.
+    pub(super) gave_back_at: Moment,
+    /// How often that was too early, in a row.
+    pub(super) restless: u32,
+}
+
+/// The scale of `function` at `now`, and why its number changed if it did.
+///
+/// `host` is how many millicores all its containers together could have: more containers bring no more than that.
+pub(super) fn rescale(
+    function: &FunctionView,
+    (wanted, host): (&Wanted, u32),
+    policy: &Policy,
+    now: Moment,
+) -> (Scale, Option<Rule>) {
+    let mut scale = function.scale;
+    let scaling = &*wanted.scaling;
+    if scale.call != wanted.call {
+        take_call(&mut scale, function, wanted, policy, now);
+    } else {
+        scale.floor = scale.floor.min(wanted.replicas);
+    }
+    if !policy.mode.has_out() {
+        scale.desired = wanted.replicas;
+        return (scale, None);
+    }
+    if wanted.replicas == 0 {
+        scale.desired = 0; // until a request asks the catalog for more
+        return (scale, None);
+    }
+    let before = scale.desired;
+    let idle = now.since(function.traffic.last_busy().max(scale.floor_since));
+    let is_quiet = function.parked == 0 && function.in_flight() == 0;
+    if is_quiet && scaling.zero_after.is_some_and(|after| idle >= after) {
+        scale.is_asleep = true;
+        scale.desired = 0;
+        return (scale, (before > 0).then_some(Rule::Idle));
+    }
+    if scale.is_asleep && is_quiet {
+        return (scale, None);
+    }
+    let was_asleep = std::mem::take(&mut scale.is_asleep);
+    if is_quiet && idle >= policy.floor_for {
+        scale.floor = scale.floor.min(scaling.min);
+    }
+    let (asked, rule) = asked_by_load(function, (scaling, host), &mut scale, policy, now);
+    settle(&mut scale, asked, scaling, policy, now);
+    let rule = match scale.desired.cmp(&before) {
+        std::cmp::Ordering::Less => Some(Rule::Quiet),
+        std::cmp::Ordering::Greater if was_asleep => Some(Rule::Waiting),
+        std::cmp::Ordering::Greater => Some(rule),
+        std::cmp::Ordering::Equal => None,
+    };
+    (scale, rule)
+}
+
+/// A deployment or scale call: its number holds at once.
+fn take_call(
+    scale: &mut Scale,
+    function: &FunctionView,
+    wanted: &Wanted,
+    policy: &Policy,
+    now: Moment,
+) {
+    let is_first = scale.call == 0;
+    scale.call = wanted.call;
+    scale.floor = wanted.replicas;
+    scale.floor_since = now;
+    scale.is_asleep = false;
+    scale.desired = wanted.replicas;
+    scale.asked.reset(0.0, now);
+    scale.hold_until = if is_first && policy.mode.has_out() && !function.replicas.is_empty() {
+        now.after(policy.quiet_for)
+    } else {
+        now
+    };
+}
+
+/// Takes `asked` up at once, and goes down to it after a while, step by step.
+fn settle(scale: &mut Scale, asked: u32, scaling: &Scaling, policy: &Policy, now: Moment) {
+    let most = scaling.max.min(policy.max_replicas).max(1);
+    let asked = asked.max(scale.floor).max(scaling.min).clamp(1, most);
+    let window = scaling.down_window.unwrap_or(policy.quiet_for);
+    let peak = whole(scale.asked.see(f64::from(asked), window, now));
+    if asked >= scale.desired {
+        scale.desired = asked;
+        scale.shrunk_at = now;
+        return;
+    }
+    scale.desired = scale.desired.min(most);
+    if peak < scale.desired && now.since(scale.shrunk_at) >= window / 4 {
+        let step = (scale.desired / 4).max(1);
+        scale.desired = peak.max(scale.desired - step);
+        scale.shrunk_at = now;
+    }
+}
+
+/// How many replicas the load asks for, bounds aside, and by which rule.
+fn asked_by_load(
+    function: &FunctionView,
+    (scaling, host): (&Scaling, u32),
+    scale: &mut Scale,
+    policy: &Policy,
+    now: Moment,
+) -> (u32, Rule) {
+    let waiting = by_waiting(function, scaling);
+    let per_replica = scaling.target * scaling.proportion;
+    let load = match scaling.metric {
+        Metric::Load => {
+            let by_cpu = by_cpu(function, (scaling, host), scale, policy, now);
+            let slow = by_slowness(function, host, scale, policy, now);
+            return [waiting, by_cpu, slow]
+                .into_iter()
+                .max_by_key(|(count, _)| *count)
+                .unwrap_or(waiting);
+        }
+        Metric::Rps => function.traffic.steady_rate(now),
+        Metric::Capacity => f64::from(function.in_flight() + function.parked),
+        Metric::Cpu => measured_cpu(function, now),
+    };
+    let by_target = (whole((load / per_replica).ceil()), Rule::Target);
+    if by_target.0 >= waiting.0 { by_target } else { waiting }
+}
+
+/// Places for everything that is in flight or waits, where it is known how many a replica takes.
+fn by_waiting(function: &FunctionView, scaling: &Scaling) -> (u32, Rule) {
+    let all = function.in_flight() + function.parked;
+    match limit_of_one(function, scaling) {
+        Some(limit) => (all.div_ceil(limit.max(1)), Rule::WorkerFull),
+        None => (u32::from(all > 0), Rule::Waiting),
+    }
+}
+
+/// Replicas for the CPU needed, sized by what one has without a burst: at once when phase 1 cannot carry it, else when it lasts.
+fn by_cpu(
+    function: &FunctionView,
+    (scaling, host): (&Scaling, u32),
+    scale: &mut Scale,
+    policy: &Policy,
+    now: Moment,
+) -> (u32, Rule) {
+    let (base, ceiling) = if policy.mode.has_up() {
+        (scaling.base.cpu, scaling.ceiling.cpu)
+    } else {
+        (scaling.initial.cpu, scaling.initial.cpu)
+    };
+    let (Some(base), Some(ceiling)) = (base, ceiling) else {
+        return (0, Rule::AtCeiling);
+    };
+    let live = function.replicas.iter().filter(|r| r.phase.is_live()).count();
+    #[expect(clippy::cast_precision_loss, reason = "a count of containers")]
+    let live = live as f64;
+    let need = lasting_need(function, policy, now).min(f64::from(host));
+    let base = f64::from(base.max(1));
+    if need <= live * base {
+        scale.above_base = None;
+        return (whole((need / base).ceil()), Rule::Persists);
+    }
+    let since = *scale.above_base.get_or_insert(now);
+    if need > live * f64::from(ceiling) {
+        return (whole((need / base).ceil()), Rule::AtCeiling);
+    }
+    if now.since(since) >= policy.persist_for {
+        return (whole((need / base).ceil()), Rule::Persists);
+    }
+    (whole(live), Rule::Persists)
+}
+
+/// Up to twice as many when requests queue inside replicas that use all they can: a whole CPU each, having no quota.
+fn by_slowness(
+    function: &FunctionView,
+    host: u32,
+    scale: &mut Scale,
+    policy: &Policy,
+    now: Moment,
+) -> (u32, Rule) {
+    /// A process with one thread that uses so many millicores has nothing left.
+    const BUSY: f64 = 800.0;
+    /// So many millicores must be left for one more to be of any use.
+    const USEFUL: f64 = 500.0;
+    let ready = u32::try_from(function.ready().count()).unwrap_or(u32::MAX);
+    let has_quota = function.ready().any(|replica| replica.grant.cpu.is_some());
+    let is_slow = function.traffic.slowdown() >= f64::from(policy.slowdown)
+        && function.in_flight() >= ready.saturating_mul(policy.slowdown)
+        && measured_cpu(function, now) >= BUSY * f64::from(ready)
+        && measured_cpu(function, now) + USEFUL <= f64::from(host);
+    if ready == 0 || has_quota || !is_slow {
+        scale.slow = None;
+        return (0, Rule::Slow);
+    }
+    let since = *scale.slow.get_or_insert(now);
+    if now.since(since) < policy.slow_for {
+        return (ready, Rule::Slow);
+    }
+    scale.slow = Some(now); // what was started must have served for as long before more is
+    (ready.saturating_mul(2), Rule::Slow)
+}
+
+/// Whether time alone may change the answer, and when it is to be looked at again.
+pub(super) fn look_again(
+    function: &FunctionView,
+    wanted: &Wanted,
+    scale: &Scale,
+    policy: &Policy,
+    now: Moment,
+) -> Option<Moment> {
+    if !policy.mode.has_out() || wanted.replicas == 0 || scale.is_asleep {
+        return None;
+    }
+    let scaling = &*wanted.scaling;
+    let is_quiet = function.parked == 0 && function.in_flight() == 0;
+    let lowest = scale.floor.max(scaling.min).max(1);
+    let is_above = scale.desired > lowest || scale.above_base.is_some() || scale.slow.is_some();
+    if is_above || (!is_quiet && function.traffic.rate(now) > 0.0) {
+        return Some(now.after(policy.tick));
+    }
+    let rest = function.traffic.last_busy().max(scale.floor_since);
+    let to_zero = scaling.zero_after.filter(|_| is_quiet).map(|after| rest.after(after));
+    let to_min = (scale.floor > scaling.min).then(|| rest.after(policy.floor_for));
+    let hold = (scale.hold_until > now).then_some(scale.hold_until);
+    [to_zero, to_min, hold]
+        .into_iter()
+        .flatten()
+        .map(|at| at.max(now.after(Duration::from_millis(1))))
+        .min()
+}
+
+/// Whether more CPU is needed than what is ready has been granted: worth a plan at once.
+pub fn is_pressed(function: &FunctionView, policy: &Policy, now: Moment) -> bool {
+    let Some(granted) = super::why::granted(function) else { return false };
+    granted > 0 && need(function, policy, now) > f64::from(granted)
+}
+
+/// Whether anything of the function is ready to serve.
+pub fn is_served(function: &FunctionView) -> bool {
+    function.replicas.iter().any(|replica| replica.phase == Phase::Ready)
+        || function
+            .guests
+            .iter()
+            .any(|guest| guest.state == hyperfaas_protocol::control::WorkerState::Ready)
+}

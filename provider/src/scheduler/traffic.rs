@@ -1,0 +1,259 @@
+//! What is measured of a function's requests: how many come, how long they take, what they cost.
+//!
+//! In: an event a request, and load reports. Out: rates and means, each in constant time and memory.
+//! Units: requests per second as floats, microseconds, millicores.
+//! Always: a clock that stands still, or jumps ahead by hours, changes what is known by what happened and by nothing else; an
+//! event from before the newest one counts as of now.
+//! Touches: nothing.
+//! Source: means are exponentially weighted (Brown 1956); CPU needed is arrival rate × cost, the utilisation law (Denning and
+//! Buzen, "The Operational Analysis of Queueing Network Models", 1978).
+
+use std::time::Duration;
+
+use hyperfaas_protocol::moment::Moment;
+
+/// Buckets of each window.
+const BUCKETS: usize = 10;
+/// The short window shows a burst within its first requests.
+const SHORT: Duration = Duration::from_millis(250);
+/// The middle window shows what a burst settles at, which decides how many replicas it needs.
+const MIDDLE: Duration = Duration::from_secs(2);
+/// The long window shows what load there is, through the gaps of a Poisson process.
+const LONG: Duration = Duration::from_secs(10);
+/// Fewer requests than this in the short window are chance, not a rate.
+const SHORT_LEAST: u32 = 5;
+/// How much of an old mean a new value leaves.
+const KEEP: f64 = 0.8;
+/// How much of the least service time is kept when a larger one comes: forgets an untypical fast answer in a few hundred.
+const CREEP: f64 = 0.01;
+
+/// What is known of one function's requests.
+#[derive(Debug, Clone, Default)]
+pub struct Traffic {
+    short: Window,
+    middle: Window,
+    long: Window,
+    /// Mean time from a place to the end of the answer, microseconds.
+    service_us: Option<f64>,
+    /// The same when there is no queue: follows the least seen, creeping upwards.
+    unloaded_us: Option<f64>,
+    /// CPU time of one request, microseconds.
+    cost_us: Option<f64>,
+    /// When something was last asked for or answered.
+    busy: Moment,
+}
+
+impl Traffic {
+    /// A request came.
+    pub fn arrived(&mut self, now: Moment) {
+        self.short.add(SHORT, now);
+        self.middle.add(MIDDLE, now);
+        self.long.add(LONG, now);
+        self.busy = self.busy.max(now);
+    }
+
+    /// An answer is over, `took` after the request had found its place.
+    pub fn answered(&mut self, took: Duration, now: Moment) {
+        let us = took.as_secs_f64() * 1e6;
+        self.service_us = Some(mean(self.service_us, us));
+        self.unloaded_us = Some(match self.unloaded_us {
+            Some(least) if us > least => least + (us - least) * CREEP,
+            _ => us,
+        });
+        self.busy = self.busy.max(now);
+    }
+
+    /// Its containers used `cpu_us` of CPU time for `served` requests.
+    ///
+    /// Reports without requests say nothing of what a request costs.
+    pub fn used(&mut self, cpu_us: f64, served: u64) {
+        if served == 0 || !cpu_us.is_finite() || cpu_us < 0.0 {
+            return;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a count of requests in one report")]
+        let each = cpu_us / served as f64;
+        self.cost_us = Some(mean(self.cost_us, each));
+    }
+
+    /// Requests per second at `now`, as the last quarter of a second shows them, or the last ten, whichever is more.
+    pub fn rate(&self, now: Moment) -> f64 {
+        self.steady_rate(now).max(self.burst_rate(now))
+    }
+
+    /// Requests per second over the last ten seconds.
+    pub fn steady_rate(&self, now: Moment) -> f64 {
+        self.long.rate(LONG, now)
+    }
+
+    /// Requests per second over the last two seconds, or the last ten, whichever is more.
+    pub fn lasting_rate(&self, now: Moment) -> f64 {
+        self.steady_rate(now).max(self.middle.rate(MIDDLE, now))
+    }
+
+    fn burst_rate(&self, now: Moment) -> f64 {
+        if self.short.count(SHORT, now) < SHORT_LEAST { 0.0 } else { self.short.rate(SHORT, now) }
+    }
+
+    /// CPU time of one request in microseconds; `None` before the first load report.
+    pub fn cost_us(&self) -> Option<f64> {
+        self.cost_us
+    }
+
+    /// Mean time of one request in microseconds; `None` before the first answer.
+    pub fn service_us(&self) -> Option<f64> {
+        self.service_us
+    }
+
+    /// How many times longer a request takes than one that does not wait; 1 while that is unknown.
+    pub fn slowdown(&self) -> f64 {
+        match (self.service_us, self.unloaded_us) {
+            (Some(service), Some(least)) if least > 0.0 => (service / least).max(1.0),
+            _ => 1.0,
+        }
+    }
+
+    /// When something was last asked for or answered.
+    pub fn last_busy(&self) -> Moment {
+        self.busy
+    }
+}
+
+fn mean(old: Option<f64>, new: f64) -> f64 {
+    old.map_or(new, |old| old * KEEP + new * (1.0 - KEEP))
+}
+
+/// Events of the last while, in buckets that follow one another.
+#[derive(Debug, Clone, Copy, Default)]
+struct Window {
+    counts: [u32; BUCKETS],
+    /// Number of the newest bucket since the start of time.
+    newest: u64,
+    /// Number of the bucket of the first event ever, plus one; 0 before it.
+    first: u64,
+}
+
+impl Window {
+    fn add(&mut self, span: Duration, now: Moment) {
+        let number = bucket(span, now).max(self.newest);
+        for gone in (self.newest + 1..=number).rev().take(BUCKETS) {
+            self.counts[slot(gone)] = 0;
+        }
+        self.newest = number;
+        if self.first == 0 {
+            self.first = number + 1;
+        }
+        let count = &mut self.counts[slot(number)];
+        *count = count.saturating_add(1);
+    }
+
+    fn count(&self, span: Duration, now: Moment) -> u32 {
+        let number = bucket(span, now).max(self.newest);
+        let oldest = (number + 1).saturating_sub(BUCKETS as u64);
+        let known = oldest.max((self.newest + 1).saturating_sub(BUCKETS as u64));
+        (known..=self.newest).fold(0_u32, |sum, n| sum.saturating_add(self.counts[slot(n)]))
+    }
+
+    /// Over the whole span, or since the first event where that is less, but never over less than half of the span: two events
+    /// that come together are no rate.
+    fn rate(&self, span: Duration, now: Moment) -> f64 {
+        if self.first == 0 {
+            return 0.0;
+        }
+        let number = bucket(span, now).max(self.newest);
+        let known = (number + 2 - self.first).clamp(BUCKETS as u64 / 2, BUCKETS as u64);
+        #[expect(clippy::cast_precision_loss, reason = "at most the number of buckets")]
+        let seconds = span.as_secs_f64() * known as f64 / BUCKETS as f64;
+        f64::from(self.count(span, now)) / seconds
+    }
+}
+
+/// The last bucket there is: what comes later comes then.
+const LAST: u64 = u64::MAX / 2;
+
+fn bucket(span: Duration, now: Moment) -> u64 {
+    let micros = |time: Duration| {
+        time.as_secs().saturating_mul(1_000_000).saturating_add(u64::from(time.subsec_micros()))
+    };
+    let width = (micros(span) / BUCKETS as u64).max(1);
+    (micros(now.since(Moment::ZERO)) / width).min(LAST)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the remainder is below the number of buckets")]
+fn slot(number: u64) -> usize {
+    (number % BUCKETS as u64) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(ms: u64) -> Moment {
+        Moment::from_millis(ms)
+    }
+
+    fn steady(per_second: u64, from_ms: u64, to_ms: u64, traffic: &mut Traffic) {
+        let gap = 1000 / per_second;
+        (from_ms..to_ms)
+            .step_by(usize::try_from(gap).unwrap())
+            .for_each(|ms| traffic.arrived(at(ms)));
+    }
+
+    #[test]
+    fn a_burst_shows_within_a_tenth_of_a_second_and_a_trickle_is_none() {
+        let mut traffic = Traffic::default();
+        steady(4, 0, 20_000, &mut traffic);
+        assert!((traffic.rate(at(20_000)) - 4.0).abs() < 0.5, "{}", traffic.rate(at(20_000)));
+        steady(100, 20_000, 20_100, &mut traffic);
+        assert!(traffic.rate(at(20_100)) > 35.0, "{}", traffic.rate(at(20_100)));
+        assert_eq!(traffic.rate(at(40_000)), 0.0);
+    }
+
+    #[test]
+    fn a_clock_that_stands_or_jumps_breaks_nothing() {
+        let mut traffic = Traffic::default();
+        (0..1000).for_each(|_| traffic.arrived(at(5)));
+        assert!(traffic.rate(at(5)).is_finite());
+        traffic.arrived(Moment::ZERO.after(Duration::MAX));
+        traffic.arrived(at(6));
+        assert!(traffic.rate(Moment::ZERO.after(Duration::MAX)).is_finite());
+        assert!(traffic.rate(at(6)).is_finite());
+    }
+
+    #[test]
+    fn what_a_request_costs_is_learned_and_nonsense_ignored() {
+        let mut traffic = Traffic::default();
+        assert_eq!(traffic.cost_us(), None);
+        traffic.used(10_000.0, 0);
+        traffic.used(f64::NAN, 1);
+        traffic.used(-1.0, 1);
+        assert_eq!(traffic.cost_us(), None);
+        (0..30).for_each(|_| traffic.used(40_000.0, 4));
+        assert!((traffic.cost_us().unwrap() - 10_000.0).abs() < 1.0);
+    }
+
+    #[test]
+    fn slowdown_is_service_time_over_the_unloaded_one() {
+        let mut traffic = Traffic::default();
+        assert_eq!(traffic.slowdown(), 1.0);
+        (0..10).for_each(|_| traffic.answered(Duration::from_millis(10), at(1)));
+        assert!((traffic.slowdown() - 1.0).abs() < 0.01);
+        (0..20).for_each(|_| traffic.answered(Duration::from_millis(100), at(2)));
+        assert!(traffic.slowdown() > 3.0, "{}", traffic.slowdown());
+    }
+
+    proptest! {
+        #[test]
+        fn rates_are_finite_and_never_more_than_what_came(gaps in prop::collection::vec(0..40_000_u64, 1..60)) {
+            let (mut traffic, mut now) = (Traffic::default(), 0);
+            for gap in &gaps {
+                now += gap;
+                traffic.arrived(at(now));
+            }
+            let most = gaps.len() as f64 / (SHORT.as_secs_f64() / 2.0);
+            let rate = traffic.rate(at(now));
+            prop_assert!(rate.is_finite() && rate >= 0.0 && rate <= most);
+        }
+    }
+}

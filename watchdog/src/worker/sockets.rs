@@ -1,0 +1,94 @@
+//! Connections to the function's own HTTP server that lanes use, kept for the next request.
+//!
+//! In: connections whose answer is known to be over. Out: one that can be used at once, or none.
+//! Always: a connection is used by one request at a time, and again only when nothing has come on it since; one of an earlier
+//! generation leads to nobody who may answer and is closed.
+//! Source: limits as in `pool`, which are of-watchdog's.
+
+use std::io::ErrorKind;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use hyperfaas_protocol::moment::{Clock, Moment, SystemClock};
+use tokio::net::TcpStream;
+
+/// Most connections kept idle.
+const IDLE_MAX: usize = 100;
+/// Longest a connection is kept idle.
+const IDLE_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Idle connections, the last used one last.
+#[derive(Debug)]
+pub(crate) struct Sockets {
+    idle: Mutex<Idle>,
+    clock: SystemClock,
+}
+
+#[derive(Debug, Default)]
+struct Idle {
+    kept: Vec<Kept>,
+    is_swept: bool,
+}
+
+#[derive(Debug)]
+struct Kept {
+    stream: TcpStream,
+    generation: u64,
+    since: Moment,
+}
+
+impl Sockets {
+    pub(crate) fn new(clock: SystemClock) -> Arc<Self> {
+        Arc::new(Self { idle: Mutex::default(), clock })
+    }
+
+    /// A connection of `generation` on which nothing has come.
+    pub(crate) fn take(&self, generation: u64) -> Option<TcpStream> {
+        let mut idle = self.lock();
+        let now = self.clock.now();
+        while let Some(kept) = idle.kept.pop() {
+            let is_young = now.since(kept.since) < IDLE_PATIENCE && kept.generation == generation;
+            if is_young && is_quiet(&kept.stream) {
+                return Some(kept.stream);
+            }
+        }
+        None
+    }
+
+    /// Keeps `stream` for the next request.
+    pub(crate) fn keep(self: &Arc<Self>, stream: TcpStream, generation: u64) {
+        let mut idle = self.lock();
+        if idle.kept.len() < IDLE_MAX {
+            idle.kept.push(Kept { stream, generation, since: self.clock.now() });
+        }
+        if !std::mem::replace(&mut idle.is_swept, true) {
+            drop(idle);
+            tokio::spawn(self.clone().sweep());
+        }
+    }
+
+    /// Closes what has been idle for too long; ends when nothing is idle, so that an idle watchdog sets no timer.
+    async fn sweep(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(IDLE_PATIENCE).await;
+            let mut idle = self.lock();
+            let now = self.clock.now();
+            idle.kept.retain(|kept| now.since(kept.since) < IDLE_PATIENCE);
+            if idle.kept.is_empty() {
+                idle.kept.shrink_to_fit();
+                idle.is_swept = false;
+                return;
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Idle> {
+        self.idle.lock().expect("no holder of this lock panics")
+    }
+}
+
+/// Whether neither a byte nor the end has come. Costs no call while the event loop has heard nothing.
+fn is_quiet(stream: &TcpStream) -> bool {
+    let mut byte = [0];
+    stream.try_read(&mut byte).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+}

@@ -1,0 +1,391 @@
+//! Functions in a container they do not own: both workers, their logs, and that nothing of them is left.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use serde_json::{Value, json};
+
+use hyperfaas_protocol::lane::{Flags, Header, Kind, Reason};
+
+use crate::managed::{KEY, Link};
+use crate::support::lane::Lane;
+use crate::support::{Watchdog, eventually};
+
+/// What both guests believe to be their port.
+const PORT: u16 = 5473;
+/// A static program that tells where it is, leaves daemons behind and serves.
+const PROGRAM: &str = r#"
+#include <arpa/inet.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+int main(void) {
+    char cwd[256], line[256];
+    const char *name = getenv("NAME"), *ours = getenv("HYPERFAAS_SECRET");
+    int count = atoi(getenv("DAEMONS"));
+    printf("%s: uid %d gid %d groups %d cwd %s outside %s ours %s\n", name, getuid(), getgid(), getgroups(0, 0),
+           getcwd(cwd, sizeof cwd), access("/proc", F_OK) == 0 ? "seen" : "hidden", ours ? ours : "hidden");
+    fflush(stdout);
+    fprintf(stderr, "%s complains\n", name);
+    for (int i = 0; i < count; i++)
+        if (fork() == 0) {
+            setsid();
+            signal(SIGTERM, SIG_IGN);
+            if (fork() == 0)
+                for (;;) pause();
+            _exit(0);
+        }
+    if (getenv("FORKS") && fork() == 0)
+        for (;;) /* Always a young process that nobody has seen yet. */
+            if (fork() != 0) _exit(0);
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(5473)};
+    int door = socket(AF_INET, SOCK_STREAM, 0);
+    if (bind(door, (struct sockaddr *)&at, sizeof at) || listen(door, 16)) { perror("listen"); return 1; }
+    for (;;) {
+        int visitor = accept(door, 0, 0);
+        ssize_t count = read(visitor, line, sizeof line - 1);
+        line[count < 0 ? 0 : count] = 0;
+        if (strncmp(line, "GET /slow", 9) == 0) continue;
+        dprintf(visitor, "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\n\r\n%s", strlen(name), name);
+        close(visitor);
+    }
+}
+"#;
+
+/// The compiled program; whoever can build us has a C compiler, which links us.
+fn program() -> &'static Path {
+    static BUILT: OnceLock<(tempfile::TempDir, std::path::PathBuf)> = OnceLock::new();
+    let (_, path) = BUILT.get_or_init(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let (source, program) = (directory.path().join("guest.c"), directory.path().join("guest"));
+        std::fs::write(&source, PROGRAM).unwrap();
+        let built = Command::new("cc").arg("-static").arg("-o").args([&program, &source]).status();
+        assert!(built.unwrap().success());
+        (directory, program)
+    });
+    path
+}
+
+/// A slot's root with the program in it.
+fn slot() -> tempfile::TempDir {
+    let slot = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(slot.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    for directory in ["bin", "work"] {
+        std::fs::create_dir(slot.path().join(directory)).unwrap();
+    }
+    std::fs::copy(program(), slot.path().join("bin/guest")).unwrap();
+    slot
+}
+
+/// Users that nothing else on the machine has, one a test and guest.
+fn user(number: u32) -> u32 {
+    2_000_000_000 + std::process::id() % 100_000 * 100 + number
+}
+
+fn order(worker: u8, epoch: u64, guest: &Value) -> String {
+    json!({ "order": "specialise", "worker": worker, "epoch": epoch, "work": { "guest": guest } })
+        .to_string()
+}
+
+fn guest(name: &str, slot: &tempfile::TempDir, user: u32) -> Value {
+    json!({
+        "function": format!("{name}.openfaas-fn"), "kind": "watchdog", "root": slot.path(),
+        "directory": "/work", "uid": user, "gid": user, "processes_max": 64, "descriptors_max": 64,
+        "environment": [
+            ["mode", "http"], ["upstream_url", format!("http://127.0.0.1:{PORT}")], ["fprocess", "guest"],
+            ["PATH", "/nowhere:/bin"], ["NAME", name], ["DAEMONS", "3"], ["HYPERFAAS_SECRET", "seen"]
+        ]
+    })
+}
+
+/// A standby container and its provider.
+struct Standby {
+    watchdog: Watchdog,
+    port: u16,
+    link: Link,
+    logs: Vec<Value>,
+}
+
+fn hello() -> String {
+    json!({ "version": 1, "key": KEY, "workers": true }).to_string() + "\n"
+}
+
+impl Standby {
+    fn start() -> Self {
+        let boot = json!({
+            "version": 1, "key": KEY, "control_port": 0, "http_port": 0, "kind": "watchdog", "standby": true
+        });
+        let mut watchdog =
+            Watchdog::start_as_in_a_container(&[("HYPERFAAS_BOOT", &boot.to_string())]);
+        let line = watchdog.line("Control link listening on port: ");
+        let port = line.rsplit(' ').next().unwrap().parse().unwrap();
+        let mut link = Link::dial(port, &hello());
+        let abilities: Value = serde_json::from_str(&link.line()).unwrap();
+        assert_eq!(abilities["guests"], true, "this needs a kernel with Landlock 4, and root");
+        Self { watchdog, port, link, logs: Vec::new() }
+    }
+
+    /// The next report that is no log line.
+    fn report(&mut self) -> Value {
+        loop {
+            let report: Value = serde_json::from_str(&self.link.line()).unwrap();
+            if report["event"] != "log" {
+                return report;
+            }
+            self.logs.push(report);
+        }
+    }
+
+    fn reported(&mut self, worker: u8, state: &str) -> Value {
+        loop {
+            let report = self.report();
+            assert_ne!(report["event"], "refused", "{report}");
+            if report["worker"] == worker && report["state"] == state {
+                return report;
+            }
+        }
+    }
+
+    /// What becomes of an order that is not followed.
+    fn refusal(&mut self, order: &str) -> String {
+        self.link.say(order);
+        loop {
+            let report = self.report();
+            if report["event"] == "refused" {
+                return report["reason"].as_str().unwrap().to_owned();
+            }
+        }
+    }
+
+    /// The next log line.
+    fn log(&mut self) -> Value {
+        if !self.logs.is_empty() {
+            return self.logs.remove(0);
+        }
+        loop {
+            let report: Value = serde_json::from_str(&self.link.line()).unwrap();
+            if report["event"] == "log" {
+                return report;
+            }
+        }
+    }
+
+    fn release(&mut self, worker: u8, epoch: u64) {
+        let order =
+            json!({ "order": "release", "worker": worker, "epoch": epoch, "grace_ms": 100 });
+        self.link.say(&order.to_string());
+        self.reported(worker, "generic");
+    }
+}
+
+/// The processes of `user`, zombies included.
+fn processes(user: u32) -> usize {
+    let mark = format!("Uid:\t{user}\t");
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let status = |entry: std::fs::DirEntry| std::fs::read_to_string(entry.path().join("status"));
+    entries.filter_map(|entry| status(entry).ok()).filter(|text| text.contains(&mark)).count()
+}
+
+#[test]
+fn two_guests_live_side_by_side_and_go_without_a_trace() {
+    let mut standby = Standby::start();
+    let slots = [slot(), slot()];
+    for (worker, name) in [(0, "alice"), (1, "bob")] {
+        let user = user(u32::from(worker));
+        standby.link.say(&order(worker, 1, &guest(name, &slots[usize::from(worker)], user)));
+        standby.reported(worker, "ready");
+        // And three zombies that it does not look after.
+        eventually("its daemons are there", || processes(user) == 7);
+    }
+    for (worker, other) in [(0, 1), (1, 0)] {
+        standby.release(worker, 1);
+        assert_eq!(processes(user(worker.into())), 0);
+        assert_eq!(processes(user(other)), if worker == 0 { 7 } else { 0 });
+    }
+    assert_eq!(standby.watchdog.get("/").status, 503, "nobody owns the container");
+}
+
+#[test]
+fn what_a_guest_says_is_told_as_its_own_and_is_not_in_the_containers_log() {
+    let mut standby = Standby::start();
+    let (slot, user) = (slot(), user(2));
+    standby.link.say(&order(1, 5, &guest("alice", &slot, user)));
+    standby.reported(1, "ready");
+    let said = format!(
+        "stdout: alice: uid {user} gid {user} groups 0 cwd /work outside hidden ours hidden"
+    );
+    let mut expected = vec![("stdout", said), ("stderr", "stderr: alice complains".to_owned())];
+    while !expected.is_empty() {
+        let line = standby.log();
+        assert_eq!((&line["worker"], &line["epoch"]), (&1.into(), &5.into()));
+        assert_eq!(line["function"], "alice.openfaas-fn");
+        assert!(line["time_ms"].as_i64().is_some_and(|ms| ms > 1_700_000_000_000), "{line}");
+        expected.retain(|(stream, text)| line["stream"] != *stream || line["text"] != **text);
+    }
+    // Its end is in the container's log, what it is and says is not.
+    standby.release(1, 5);
+    standby.watchdog.line("Worker 1: takes on alice.openfaas-fn, epoch 5");
+    standby.watchdog.line("Worker 1: generic");
+    assert!(!standby.watchdog.has_said("complains") && !standby.watchdog.has_said("Forking"));
+    assert_eq!(standby.watchdog.stdout(|_| true), "");
+}
+
+#[test]
+fn lanes_lead_to_the_guest_they_name_and_never_to_one_of_another_epoch() {
+    let mut standby = Standby::start();
+    let slots = [slot(), slot()];
+    for (worker, epoch, name) in [(0, 2, "alice"), (1, 5, "bob")] {
+        let guest = guest(name, &slots[usize::from(worker)], user(10 + u32::from(worker)));
+        standby.link.say(&order(worker, epoch, &guest));
+        standby.reported(worker, "ready");
+    }
+    let (mut lane, _) = Lane::to(standby.port, 0, 2);
+    let ask = |lane: &mut Lane, (worker, epoch): (u8, u64), path: &str| {
+        let header = Header { worker, epoch, flags: Flags::ENDS, ..lane.request() };
+        lane.send(header, format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes());
+    };
+    for (place, name) in [((0, 2), "alice"), ((1, 5), "bob"), ((0, 2), "alice")] {
+        ask(&mut lane, place, "/path?q");
+        let answer = lane.data(|all| all.ends_with(name.as_bytes()));
+        assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n"));
+        lane.expect(Kind::End);
+        lane.done(Flags::LOGGED, 200);
+    }
+    for place in [(0, 1), (0, 3), (1, 2), (0, 5), (2, 2)] {
+        ask(&mut lane, place, "/");
+        let code = lane.expect(Kind::Bounce).header.code;
+        assert_eq!(code, Reason::Stale as u8, "{place:?}");
+    }
+    let said = |standby: &mut Standby, text: &str| loop {
+        let line = standby.log();
+        if line["text"].as_str().unwrap().contains(text) {
+            return line["function"].as_str().unwrap().to_owned();
+        }
+    };
+    let access = "GET /path?q - 200 OK";
+    let mut functions = [0; 3].map(|_| said(&mut standby, access));
+    functions.sort();
+    assert_eq!(functions, ["alice.openfaas-fn", "alice.openfaas-fn", "bob.openfaas-fn"]);
+
+    ask(&mut lane, (1, 5), "/slow");
+    let order = json!({ "order": "release", "worker": 1, "epoch": 5, "grace_ms": 50 });
+    standby.link.say(&order.to_string());
+    standby.reported(1, "generic");
+    assert_eq!(lane.frame().unwrap().header.kind, Kind::End, "cut, not answered");
+    lane.done(Flags::NONE, 502);
+    ask(&mut lane, (1, 5), "/");
+    assert_eq!(lane.expect(Kind::Bounce).header.code, Reason::NotReady as u8);
+    ask(&mut lane, (0, 2), "/path?q");
+    lane.data(|all| all.ends_with(b"alice"));
+    assert!(!standby.watchdog.has_said(access));
+}
+
+#[test]
+fn a_guest_that_forks_without_end_is_ended() {
+    let mut standby = Standby::start();
+    let (slot, user) = (slot(), user(3));
+    let mut guest = guest("bomb", &slot, user);
+    guest["environment"].as_array_mut().unwrap().push(json!(["FORKS", "1"]));
+    for epoch in 1..=3 {
+        standby.link.say(&order(0, epoch, &guest));
+        standby.reported(0, "ready");
+        standby.release(0, epoch);
+        assert_eq!(processes(user), 0);
+    }
+}
+
+#[test]
+fn guests_that_cannot_be_served_are_refused_and_change_nothing() {
+    let mut standby = Standby::start();
+    let slot = slot();
+    let (good, other) = (guest("alice", &slot, user(4)), guest("bob", &slot, user(5)));
+    let with = |key: &str, value: Value| {
+        let mut guest = other.clone();
+        guest[key] = value;
+        guest
+    };
+    standby.link.say(&order(0, 1, &good));
+    standby.reported(0, "ready");
+    let root = slot.path().display();
+    for (guest, reason) in [
+        (with("uid", json!(0)), "a guest must not be root".to_owned()),
+        (with("gid", json!(0)), "a guest must not be root".to_owned()),
+        (with("root", json!("/")), "its root / is the container's own".to_owned()),
+        (
+            with("root", json!(format!("{root}/none"))),
+            format!("its root {root}/none: No such file or directory (os error 2)"),
+        ),
+        (with("directory", json!("work")), "its working directory is not usable".to_owned()),
+        (with("function", json!("a\nb")), "the function's name is not valid".to_owned()),
+        (
+            with("environment", json!([["fprocess", "x"], ["mode", "static"]])),
+            "mode static is not served for guests".to_owned(),
+        ),
+        (
+            with("environment", json!([["a=b", "x"]])),
+            "its environment has a name or value that no process can have".to_owned(),
+        ),
+        (
+            with("uid", json!(user(4))),
+            format!("its user {} has processes in this container", user(4)),
+        ),
+    ] {
+        assert_eq!(standby.refusal(&order(1, 1, &guest)), reason);
+    }
+    // None of these has used up the epoch.
+    standby.link.say(&order(1, 1, &other));
+    standby.reported(1, "ready");
+    standby.release(1, 1);
+    standby.release(0, 1);
+}
+
+#[test]
+fn a_guest_that_does_not_start_says_why_and_can_be_released() {
+    let mut standby = Standby::start();
+    let (slot, user) = (slot(), user(6));
+    let mut missing = guest("alice", &slot, user);
+    missing["environment"][2] = json!(["fprocess", "no-such"]);
+    standby.link.say(&order(1, 1, &missing));
+    let crash = standby.reported(1, "crashed");
+    assert_eq!(crash["reason"], "exec: \"no-such\": executable file not found in $PATH");
+    standby.release(1, 1);
+    let mut elsewhere = guest("alice", &slot, user);
+    elsewhere["directory"] = json!("/none");
+    standby.link.say(&order(1, 2, &elsewhere));
+    let crash = standby.reported(1, "crashed");
+    let reason = crash["reason"].as_str().unwrap().to_owned();
+    assert!(reason.contains("its working directory"), "{reason}");
+    standby.release(1, 2);
+}
+
+#[test]
+fn log_lines_wait_for_a_provider_that_is_away() {
+    let mut standby = Standby::start();
+    let (slot, user) = (slot(), user(7));
+    let mut guest = guest("alice", &slot, user);
+    guest["environment"][5] = json!(["DAEMONS", "0"]);
+    standby.link.say(&order(1, 1, &guest));
+    standby.reported(1, "ready");
+    while standby.log()["text"] != "stderr: alice complains" {}
+    let port = standby.port;
+    drop(standby.link);
+    // It crashes while nobody listens, and says so.
+    let mark = format!("Uid:\t{user}\t");
+    let found = std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
+        let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
+        status.contains(&mark).then(|| entry.file_name().into_string().unwrap())
+    });
+    let killed = Command::new("kill").args(["-9", &found.unwrap()]).status();
+    assert!(killed.unwrap().success());
+    let mut link = Link::dial(port, &hello());
+    let mut complaints = 0;
+    while complaints < 1 {
+        let report: Value = serde_json::from_str(&link.line()).unwrap();
+        complaints += usize::from(report["text"] == "stderr: alice complains");
+    }
+}
