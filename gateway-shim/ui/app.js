@@ -59,7 +59,9 @@ function route() {
 function draw() {
   view?.draw();
   const link = document.getElementById('link');
-  if (link.dataset.state !== live.link || !link.dataset.told) { link.dataset.state = live.link; link.dataset.told = '1'; link.textContent = LINK[live.link]; }
+  const trouble = live.link === 'live' && live.system.trouble;
+  const told = trouble || LINK[live.link];
+  if (link.textContent !== told) { link.dataset.state = trouble ? 'lost' : live.link; link.textContent = told; }
   const dead = document.getElementById('nav-dead');
   dead.hidden = !live.system.async?.dead;
   dead.textContent = live.system.async?.dead ?? '';

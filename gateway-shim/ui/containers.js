@@ -1,13 +1,18 @@
 // A function's containers, each with its two workers, as they are now.
 import { bytes, cpu, duration, gauge, h } from './dom.js';
+import { live } from './live.js';
 
 const ROLES = { owner: 'owner', second: 'second', guest: 'guest', generic: 'generic' };
 const KEYS = [['owner', 'the function’s own worker'], ['second', 'second worker on the same function'], ['guest', 'worker lent to another function'], ['generic', 'generic, waiting']];
 
 export const legend = () => h('p', { class: 'legend' }, KEYS.map(([role, text]) => h('span', { '--key': `var(--${role})` }, text)));
 
+const age = (container) => duration(Math.max(0, Math.floor((live.now() - container.since) / 1000)) * 1000, true);
+/** Names are namespace.function.random: within one function the end tells them apart. */
+const shortName = (container) => container.id.split('.').at(-1);
+
 /** What distinguishes two drawings; cheap to compare. */
-export const keyOf = (item) => JSON.stringify(item.containers ?? null);
+export const keyOf = (item) => JSON.stringify(item.containers?.map((container) => [container, age(container)]) ?? null);
 
 export function containers(item) {
   if (!item.containers) return h('p', { class: 'muted' }, 'This provider does not tell about its containers.');
@@ -21,7 +26,7 @@ function one(container) {
   const memory = container.memory_bytes;
   const most = container.memory_max_bytes;
   return h('article', { class: 'container', 'data-phase': container.phase, 'data-level': container.level },
-    h('p', null, h('code', { title: container.id }, container.name ?? container.id), h('span', { class: 'muted' }, `${container.phase} ${duration((container.age_s ?? NaN) * 1000)}`)),
+    h('p', null, h('code', { title: container.id }, shortName(container)), h('span', { class: 'muted' }, `${container.phase} ${age(container)}`)),
     h('div', { class: 'workers' }, (container.workers ?? []).map(worker)),
     h('div', null,
       gauge('CPU', quota ? used / quota : 0, quota ? `${cpu(used)} of ${cpu(quota)}` : `${cpu(used)}, no quota`, container.level === 'high'),

@@ -36,8 +36,9 @@ export function rate(value) {
   return value < 10 ? value.toFixed(1) : Math.round(value).toLocaleString('en');
 }
 
-export function duration(ms) {
+export function duration(ms, isWhole = false) {
   if (!known(ms)) return UNKNOWN;
+  if (isWhole && ms < 120_000) return `${Math.round(ms / 1000)} s`;
   if (ms < 1) return `${Math.round(ms * 1000)} µs`;
   if (ms < 1000) return `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
   if (ms < 120_000) return `${(ms / 1000).toFixed(ms < 10_000 ? 1 : 0)} s`;

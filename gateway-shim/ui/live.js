@@ -1,16 +1,16 @@
 // What the gateway tells by server-sent events, kept as one state. Nothing here polls.
 //
 // Events of `system/hyperfaas/live`, all JSON:
-//   state      the whole State: { system, functions: [Function], decisions: [Decision] }; first, and again after a gap
+//   state      the whole State: { now, system, functions: [Function], decisions: [Decision] }; first, and again after a gap
 //   functions  [Function] that have changed, each whole
 //   gone       ["name.namespace"] that no longer exist
 //   decisions  [Decision] made since, oldest first
 //   system     the System, whole
-// A value nobody knows is null or absent: other providers tell less than ours.
+// A value nobody knows is null or absent: other providers tell less than ours. Times are the server's, in milliseconds.
 import { url } from './api.js';
 
 const HISTORY = 120;
-const DECISIONS = 500;
+const DECISIONS = 2000;
 
 /** The state, and `change` events for whoever draws it. */
 class Live extends EventTarget {
@@ -20,6 +20,8 @@ class Live extends EventTarget {
   /** Requests a second and in flight, by function, one pair a tick, oldest first. */
   history = new Map();
   link = 'wait';
+  /** How far this machine's clock is ahead of the server's, ms. */
+  #ahead = 0;
   #source = null;
 
   start() {
@@ -28,6 +30,7 @@ class Live extends EventTarget {
     this.#source.addEventListener('open', () => this.#linked('live'));
     this.#source.addEventListener('error', () => this.#linked('lost'));
     on('state', (state) => {
+      this.#ahead = state.now ? Date.now() - state.now : 0;
       this.system = state.system ?? {};
       this.functions = new Map(state.functions.map((item) => [id(item), item]));
       this.decisions = (state.decisions ?? []).slice(-DECISIONS);
@@ -44,13 +47,18 @@ class Live extends EventTarget {
     addEventListener('pageshow', (event) => { if (event.persisted) location.reload(); });
   }
 
+  /** The server's time. */
+  now() {
+    return Date.now() - this.#ahead;
+  }
+
   decisionsOf(key) {
     return this.decisions.filter((decision) => decision.function === key);
   }
 
   #sample() {
     if (this.link !== 'live') return;
-    const at = Date.now();
+    const at = this.now();
     for (const [key, item] of this.functions) {
       const line = this.history.get(key) ?? [];
       line.push({ at, rate: item.rate ?? 0, inFlight: item.in_flight ?? 0 });

@@ -13,6 +13,7 @@ mod decisions;
 mod load;
 mod queue;
 mod replica;
+mod sight;
 #[cfg(test)]
 mod tests;
 
@@ -37,6 +38,7 @@ pub use decisions::Decision;
 pub use load::ReplicaLoad;
 pub use queue::{Parked, ParkingBounds};
 pub use replica::{Route, Ticket, WorkerRef};
+pub use sight::{ContainerSight, FunctionSight, Role, Seen, WorkerSight};
 
 /// More starts than this are never under way together.
 const EARLY_DEATHS_MAX: usize = 256;
