@@ -1,5 +1,5 @@
 // The gateway's API as faas-cli uses it. Paths are relative to this page, so that a proxy's prefix is kept.
-const base = new URL('../', document.baseURI);
+const base = new URL('../', location.href.split('#')[0]);
 
 export class ApiError extends Error {
   constructor(status, text) {
@@ -32,7 +32,7 @@ export const json = async (method, path, body) => (await call(method, path, body
 
 const named = (path, name, namespace, rest = {}) => `${path}?${new URLSearchParams({ ...(name && { name }), ...(namespace && { namespace }), ...rest })}`;
 
-export const functionStatus = (name, namespace) => json('GET', named(`system/function/${encodeURIComponent(name)}`, null, namespace, { usage: '1' }));
+export const functionStatus = (name, namespace) => json('GET', named(`system/function/${encodeURIComponent(name)}`, null, namespace));
 export const deploy = (spec) => call('POST', 'system/functions', spec);
 export const update = (spec) => call('PUT', 'system/functions', spec);
 export const remove = (functionName, namespace) => call('DELETE', 'system/functions', { functionName, namespace });

@@ -14,7 +14,7 @@ let view = null;
 /** The list, and a function beside it. */
 function functionsView() {
   const side = list(() => openEditor(null));
-  const hint = h('div', { class: 'card empty' }, h('p', null, 'Choose a function to see where it runs and why.'));
+  const hint = h('div', { class: 'card empty hint' }, h('p', null, 'Choose a function to see where it runs and why.'));
   const element = h('div', { class: 'split' }, side.element, hint);
   let [open, shown] = [null, null];
 
@@ -74,7 +74,7 @@ function draw() {
   });
 }
 
-const THEMES = [['', 'System colours'], ['light', 'Light'], ['dark', 'Dark']];
+const THEMES = [['', 'Theme: system'], ['light', 'Theme: light'], ['dark', 'Theme: dark']];
 function theme() {
   const button = document.getElementById('theme');
   const now = () => Math.max(0, THEMES.findIndex(([name]) => name === (document.documentElement.dataset.theme ?? '')));

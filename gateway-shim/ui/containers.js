@@ -3,7 +3,7 @@ import { bytes, cpu, duration, gauge, h } from './dom.js';
 import { live } from './live.js';
 
 const ROLES = { owner: 'owner', second: 'second', guest: 'guest', generic: 'generic' };
-const KEYS = [['owner', 'the function’s own worker'], ['second', 'second worker on the same function'], ['guest', 'worker lent to another function'], ['generic', 'generic, waiting']];
+const KEYS = [['owner', 'own worker'], ['second', 'second worker'], ['guest', 'lent to a guest'], ['generic', 'generic, waiting']];
 
 export const legend = () => h('p', { class: 'legend' }, KEYS.map(([role, text]) => h('span', { '--key': `var(--${role})` }, text)));
 

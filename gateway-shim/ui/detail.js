@@ -20,6 +20,7 @@ export function detail(key) {
   const line = h('div', { class: 'body' });
   const made = h('ol', { class: 'decisions', 'aria-label': 'Decisions, newest first', tabindex: '0' });
   const [name, namespace] = [item().name, item().namespace];
+  const scaler = stepper(item);
   const tabs = tabbed([
     ['Activity', () => ({ element: h('div', { class: 'detail' },
       h('section', { class: 'card' }, h('header', null, h('h2', null, 'Containers'), legend()), h('div', { class: 'body' }, boxes)),
@@ -32,8 +33,8 @@ export function detail(key) {
   const element = h('section', { class: 'detail', 'aria-labelledby': 'function-name' },
     h('div', { class: 'title' },
       h('a', { class: 'back button', href: '#/' }, 'All functions'),
-      h('div', null, h('h1', { id: 'function-name', tabindex: '-1' }, name), h('span', { class: 'muted' }, `${namespace}  `), state),
-      h('div', { class: 'actions' }, stepper(item),
+      h('div', null, h('h1', { id: 'function-name', tabindex: '-1' }, name), h('div', { class: 'sub' }, h('span', { class: 'muted' }, namespace), state)),
+      h('div', { class: 'actions' }, scaler.element,
         h('button', { type: 'button', onclick: () => openEditor(item()) }, 'Edit'),
         h('button', { type: 'button', class: 'danger', onclick: () => confirmRemoval(item()) }, 'Remove'))),
     facts, tabs.element);
@@ -41,6 +42,7 @@ export function detail(key) {
   function draw() {
     const now = item();
     if (!now) return;
+    scaler.draw();
     const [level, word] = standing(now);
     state.dataset.state = level;
     state.textContent = now.trouble ? `${word}: ${now.trouble}` : word;
@@ -75,24 +77,28 @@ function decision(made) {
     h('p', null, h('b', null, made.action), made.reason && `: ${made.reason}`));
 }
 
-/** Replicas to scale to; sent when the button is pressed, not with each step. */
+/** Replicas to scale to; sent when the button is pressed, not with each step. Follows the real number until it is changed here. */
 function stepper(item) {
-  const input = h('input', { type: 'number', min: '0', step: '1', inputmode: 'numeric', 'aria-label': 'Replicas', value: item().replicas });
-  const step = (by) => () => { input.value = Math.max(0, (Number.parseInt(input.value, 10) || 0) + by); };
+  const input = h('input', { type: 'number', min: '0', step: '1', inputmode: 'numeric', 'aria-label': 'Replicas' });
+  let isMine = false;
+  const step = (by) => () => { isMine = true; input.value = Math.max(0, (Number.parseInt(input.value, 10) || 0) + by); };
   const send = async () => {
     const wanted = Number.parseInt(input.value, 10);
     if (!(wanted >= 0)) return toast('The number of replicas must be 0 or more.', true);
     try {
       await api.scale(item().name, item().namespace, wanted);
+      isMine = false;
       toast(`${item().name} scales to ${wanted}`);
     } catch (error) {
       toast(`Not scaled: ${error.message}`, true);
     }
   };
+  input.addEventListener('input', () => { isMine = true; });
   input.addEventListener('keydown', (event) => { if (event.key === 'Enter') send(); });
-  return h('span', { class: 'row stepper', role: 'group', 'aria-label': 'Scale' },
+  const element = h('span', { class: 'stepper', role: 'group', 'aria-label': 'Scale' },
     h('button', { type: 'button', 'aria-label': 'One less', onclick: step(-1) }, '−'), input, h('button', { type: 'button', 'aria-label': 'One more', onclick: step(1) }, '+'),
-    h('button', { type: 'button', class: 'plain', onclick: send }, 'Scale'));
+    h('button', { type: 'button', onclick: send }, 'Scale'));
+  return { element, draw() { if (!isMine && item()) input.value = item().replicas; } };
 }
 
 /** Tabs by the ARIA pattern: arrow keys move, one panel exists at a time. */

@@ -17,6 +17,12 @@ export function openEditor(item) {
   return api.functionStatus(item.name, item.namespace).then(editor, (error) => toast(error.message, true));
 }
 
+/** Without the one label that the provider adds by itself. */
+function ownLabels(status) {
+  const { faas_function: _, ...own } = status?.labels ?? {};
+  return own;
+}
+
 /** The form of a deployment; `status` is that of a function to change, or null for a new one. */
 function editor(status) {
   const lines = (map) => Object.entries(map ?? {}).map(([key, value]) => `${key}=${value}`).join('\n');
@@ -32,7 +38,7 @@ function editor(status) {
       text('namespace', 'Namespace', status?.namespace, { attributes: { readonly: Boolean(status), placeholder: 'openfaas-fn' } }),
       text('image', 'Image', status?.image, { class: 'wide', attributes: { required: true, placeholder: 'registry/name:tag' } }),
       text('envProcess', 'Process (fprocess), if the image sets none', status?.envProcess, { class: 'wide' }),
-      area('envVars', 'Environment', lines(status?.envVars)), area('labels', 'Labels', lines(status?.labels)), area('annotations', 'Annotations', lines(status?.annotations)),
+      area('envVars', 'Environment', lines(status?.envVars)), area('labels', 'Labels', lines(ownLabels(status))), area('annotations', 'Annotations', lines(status?.annotations)),
       text('secrets', 'Secrets, separated by commas', (status?.secrets ?? []).join(', '), { class: 'wide' }),
       text('requestsCpu', 'CPU requested', status?.requests?.cpu, { attributes: { placeholder: '200m' } }), text('limitsCpu', 'CPU limit', status?.limits?.cpu, { attributes: { placeholder: '1000m' } }),
       text('requestsMemory', 'Memory requested', status?.requests?.memory, { attributes: { placeholder: '64Mi' } }), text('limitsMemory', 'Memory limit', status?.limits?.memory, { attributes: { placeholder: '256Mi' } }),

@@ -71,7 +71,7 @@ function row(item) {
     const replicas = now.replicas === 0 ? word : `${now.available}/${now.replicas} ${word}`;
     state.textContent = now.namespace === 'openfaas-fn' ? replicas : `${replicas}, ${now.namespace}`;
     const line = (live.history.get(id(now)) ?? []).slice(-60).map((point) => point.rate);
-    redraw(cells[0], line.join(), () => [sparkline(line, `${rate(now.rate)} requests a second`), rate(now.rate)]);
+    redraw(cells[0], line.join(), () => h('span', { class: 'trend' }, sparkline(line, `${rate(now.rate)} requests a second`), h('span', null, rate(now.rate))));
     cells[1].textContent = duration(now.p95_ms);
     cells[2].textContent = share(now.errors);
     cells[3].textContent = cpu(now.cpu_milli);

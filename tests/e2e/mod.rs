@@ -7,6 +7,7 @@ mod hostile;
 mod lifecycle;
 mod load;
 mod logs;
+mod page;
 mod restart;
 mod rights;
 mod samples;
