@@ -5,6 +5,7 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "$0")/lib.sh"
 
+"$ROOT/scripts/ensure.sh" tests
 "$ROOT/scripts/images.sh" sample
 
 cd "$ROOT"

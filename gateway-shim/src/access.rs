@@ -11,7 +11,7 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use hyperfaas_http::auth::{self, credentials, is_guess};
 use hyperfaas_http::error::plain;
 use tokio::time::Instant;
@@ -36,6 +36,9 @@ pub(crate) async fn guard(
         Ok(caller) => caller,
         Err(refusal) => return refusal,
     };
+    if is_of_another_site(&request) {
+        return plain(StatusCode::FORBIDDEN, "another site's page may change nothing here");
+    }
     let permitted = permit(&caller.role, request, gateway.metrics.namespace()).await;
     let request = match permitted {
         Ok(request) => request,
@@ -113,8 +116,25 @@ pub(crate) fn is_read(method: &Method) -> bool {
     method == Method::GET || method == Method::HEAD
 }
 
+/// Whether it would change something, and a browser sends it, with the credentials it has kept, for a page of another site.
+fn is_of_another_site(request: &Request) -> bool {
+    let site = request.headers().get("sec-fetch-site").map(HeaderValue::as_bytes);
+    !is_read(request.method()) && matches!(site, Some(b"cross-site" | b"same-site"))
+}
+
+/// The namespaces that whoever sends the request is kept within; an extension of requests of such users.
+#[derive(Debug, Clone)]
+pub(crate) struct Within(pub(crate) Arc<[String]>);
+
 /// The request as whoever has `role` may send it.
-async fn permit(role: &Role, request: Request, default_namespace: &str) -> Result<Request, Denial> {
+async fn permit(
+    role: &Role,
+    mut request: Request,
+    default_namespace: &str,
+) -> Result<Request, Denial> {
+    if let Role::Namespaces(allowed) = role {
+        request.extensions_mut().insert(Within(allowed.iter().cloned().collect()));
+    }
     match role {
         Role::Admin => Ok(request),
         Role::ReadOnly if is_read(request.method()) => Ok(request),

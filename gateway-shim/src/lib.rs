@@ -15,6 +15,7 @@ mod error;
 mod functions;
 mod invoke;
 mod later;
+mod live;
 mod metrics;
 mod openapi;
 mod past;
@@ -24,6 +25,7 @@ mod routes;
 mod scope;
 mod system;
 mod trace;
+mod ui;
 pub mod upstream;
 pub mod users;
 

@@ -23,6 +23,7 @@ use serde::Deserialize;
 use tokio::time::{Instant, timeout};
 use tracing::warn;
 
+use crate::live::took::Took;
 use crate::routes::Gateway;
 use crate::system;
 
@@ -142,6 +143,24 @@ struct Counted {
     started: IntCounter,
     /// Finished calls, whatever their status.
     total: AtomicU64,
+    /// Those answered with a 5xx.
+    failed: AtomicU64,
+    /// Their times, finer than the histogram on the metrics page.
+    took: Took,
+}
+
+/// One function's counts at one moment, for those who watch.
+pub(crate) struct Counts<'a> {
+    /// Calls begun since the start.
+    pub(crate) started: u64,
+    /// Calls finished since the start.
+    pub(crate) finished: u64,
+    /// Those answered with a 5xx.
+    pub(crate) failed: u64,
+    /// Calls finished before the start, as far as known.
+    pub(crate) earlier: u64,
+    /// Their times.
+    pub(crate) took: &'a Took,
 }
 
 impl Metrics {
@@ -224,6 +243,22 @@ impl Metrics {
         counts
     }
 
+    /// Shows `see` the counts of every function called so far, by `name.namespace`.
+    pub(crate) fn each(&self, mut see: impl FnMut(&str, &Counts<'_>)) {
+        let functions = self.functions.read().unwrap_or_else(PoisonError::into_inner);
+        for (name, function) in functions.iter() {
+            let earlier = self.earlier.get().and_then(|earlier| earlier.get(name)).copied();
+            let counts = Counts {
+                started: function.started.get(),
+                finished: function.total.load(Ordering::Relaxed),
+                failed: function.failed.load(Ordering::Relaxed),
+                earlier: earlier.unwrap_or(0),
+                took: &function.took,
+            };
+            see(name, &counts);
+        }
+    }
+
     /// Adds `earlier` calls to the counts, once.
     pub(crate) fn remember(&self, earlier: HashMap<String, u64>) {
         // Only one task learns of the past.
@@ -246,8 +281,13 @@ impl Metrics {
             }
             None => {
                 let started = self.started.with_label_values(&[name]);
-                let function =
-                    Arc::new(Counted { name: name.to_owned(), started, total: AtomicU64::new(0) });
+                let function = Arc::new(Counted {
+                    name: name.to_owned(),
+                    started,
+                    total: AtomicU64::new(0),
+                    failed: AtomicU64::new(0),
+                    took: Took::default(),
+                });
                 functions.insert(name.to_owned(), Arc::clone(&function));
                 function
             }
@@ -258,6 +298,10 @@ impl Metrics {
 
     fn finish(&self, function: &Counted, code: &str, took: Duration) {
         function.total.fetch_add(1, Ordering::Relaxed);
+        function.took.note(took);
+        if code.starts_with('5') {
+            function.failed.fetch_add(1, Ordering::Relaxed);
+        }
         self.finished.with_label_values(&[&function.name, code]).inc();
         self.seconds.with_label_values(&[&function.name, code]).observe(took.as_secs_f64());
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodFilter, MethodRouter, any, get, on, post};
+use http::HeaderMap;
 use hyperfaas_http::auth::BasicAuth;
 use hyperfaas_protocol::names::DEFAULT_NAMESPACE;
 use tokio_util::sync::CancellationToken;
@@ -15,12 +16,15 @@ use tokio_util::sync::CancellationToken;
 use crate::callback::CallbackPolicy;
 use crate::config::GatewayConfig;
 use crate::functions::{Asking, Functions, Lookup};
+use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::queue::{Queue, pump};
 use crate::trace::Tracer;
 use crate::upstream::Upstream;
 use crate::users::Users;
-use crate::{access, alert, cron, error, invoke, later, metrics, openapi, past, queue_api, system};
+use crate::{
+    access, alert, cron, error, invoke, later, live, metrics, openapi, past, queue_api, system, ui,
+};
 
 /// Longest that the first call of a function waits for what its labels say.
 const LOOK_UP_PATIENCE: Duration = Duration::from_secs(1);
@@ -40,6 +44,8 @@ pub(crate) struct Gateway {
     /// Whether functions are called by their schedules.
     pub(crate) has_cron: bool,
     pub(crate) prometheus: Option<Upstream>,
+    /// Those who watch.
+    pub(crate) live: Live,
 }
 
 impl Gateway {
@@ -135,7 +141,11 @@ impl Work {
                 past::learn(prometheus, &self.0.metrics, stop.clone()).await;
             }
         };
-        tokio::join!(basic, users, traces, past);
+        let live = async {
+            stop.cancelled().await;
+            self.0.live.end();
+        };
+        tokio::join!(basic, users, traces, past, live);
     }
 
     async fn deliver(&self, stop: CancellationToken, served: CancellationToken, drain: Duration) {
@@ -178,6 +188,7 @@ pub fn routers(config: GatewayConfig, backends: Backends) -> Routers {
         tracer: traces.map(Tracer::new),
         has_cron: cron,
         prometheus,
+        live: Live::default(),
     });
     Routers {
         api: api(Arc::clone(&gateway)),
@@ -206,8 +217,12 @@ fn api(gateway: Arc<Gateway>) -> Router {
         Some(_) => queue_routes(&gateway),
         None => Router::new(),
     };
+    let routes = ui::FILES.iter().fold(routes, |routes, file| {
+        routes.route(file.path, secured(get(async |headers: HeaderMap| ui::answer(file, &headers))))
+    });
     routes
-        .route("/", get(system::welcome))
+        .route("/", get(ui::redirect))
+        .route("/system/hyperfaas/live", secured(get(live::stream)))
         .route("/healthz", get(system::health))
         .route("/function/{*call}", any(invoke::invoke))
         .route("/system/functions", pass_on(write).merge(secured(on(read, system::list))))

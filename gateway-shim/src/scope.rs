@@ -39,11 +39,16 @@ enum Scope {
 
 fn scope(method: &Method, path: &str) -> Scope {
     let is_read = is_read(method);
+    if path.starts_with("/ui/") {
+        return Scope::Free;
+    }
     match path.strip_prefix("/system/").unwrap_or_default() {
         "functions" | "secrets" if is_read => Scope::Query,
         "functions" | "secrets" => Scope::Body,
         "logs" => Scope::Query,
         "info" | "namespaces" | "hyperfaas/openapi.json" if is_read => Scope::Free,
+        // Shows each watcher what is within its namespaces.
+        "hyperfaas/live" if is_read => Scope::Free,
         other => match other.split_once('/') {
             // A dot could make a provider see a namespace in the name.
             Some(("function" | "scale-function", name)) if name.contains('.') => Scope::Closed,

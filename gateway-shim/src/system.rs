@@ -1,4 +1,4 @@
-//! `/system/…`, `/healthz` and `/`: everything but calls to functions.
+//! `/system/…` and `/healthz`: everything but calls to functions.
 //!
 //! In: requests whose credentials were checked by the routes. Out: the provider's answers, streamed as they come.
 //! Touches: the provider, with the gateway's own credentials.
@@ -11,10 +11,10 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH};
 use http::{HeaderValue, StatusCode, Uri};
 use http_body_util::{BodyExt, Collected, Limited};
-use hyperfaas_http::error::{PLAIN_TEXT, plain};
+use hyperfaas_http::error::plain;
 use hyperfaas_protocol::openfaas::{GatewayInfo, ProviderInfo, VersionInfo};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -150,20 +150,6 @@ async fn provider_info(response: Response) -> Option<ProviderInfo> {
     serde_json::from_slice(&body)
         .inspect_err(|error| warn!(%error, "provider info unreadable"))
         .ok()
-}
-
-/// What this is, for whoever opens the address in a browser.
-pub(crate) async fn welcome() -> Response {
-    let text = format!(
-        "HyperFaaS gateway {VERSION}\n\n\
-         An OpenFaaS gateway. Log in and deploy with faas-cli or with hyperfaas:\n\n\
-         \x20 faas-cli login --gateway URL --password-stdin\n\
-         \x20 faas-cli deploy --gateway URL -f stack.yml\n\n\
-         Call a function:        POST /function/NAME\n\
-         List functions:         GET  /system/functions (basic auth)\n\
-         Health:                 GET  /healthz\n"
-    );
-    ([(CONTENT_TYPE, PLAIN_TEXT)], text).into_response()
 }
 
 /// The provider's health, asked with the gateway's credentials.

@@ -22,6 +22,7 @@ mod body;
 mod error;
 mod functions;
 mod invoke;
+mod live;
 mod logs;
 mod namespaces;
 mod query;

@@ -8,6 +8,7 @@ mod later;
 mod lifecycle;
 mod load;
 mod logs;
+mod page;
 mod restart;
 mod rights;
 mod roots;

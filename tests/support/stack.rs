@@ -154,6 +154,12 @@ impl Stack {
         format!("{}{path}", self.gateway)
     }
 
+    /// The page's URL, with the right password in it.
+    pub(crate) fn page(&self) -> String {
+        let place = self.gateway.trim_start_matches("http://");
+        format!("http://{USER}:{}@{place}/ui/", PASSWORD.replace(' ', "%20"))
+    }
+
     /// The provider's URL with `path`.
     pub(crate) fn provider(&self, path: &str) -> String {
         format!("{}{path}", self.provider)

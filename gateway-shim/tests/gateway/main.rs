@@ -6,6 +6,7 @@ mod access;
 mod alerts;
 mod calls;
 mod later;
+mod page;
 mod path;
 mod program;
 mod support;

@@ -74,7 +74,8 @@ async fn unknown_paths_and_wrong_methods_are_told_before_credentials() {
             "/system/nothing",
             "/async-function/f",
             "/function/",
-            "/ui/",
+            "/ui",
+            "/ui/nothing.js",
             "/x",
         ] {
             let answer = ask(gateway, Request::post(path), "").await;

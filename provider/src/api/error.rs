@@ -59,6 +59,9 @@ pub(super) enum ApiError {
     /// A query that is no log query.
     #[error("could not parse the log request")]
     LogQuery,
+    /// More are watching than there is room for.
+    #[error("too many are watching already")]
+    TooManyWatchers,
     /// The logs.
     #[error("function log request failed")]
     Logs(#[from] LogError),
@@ -78,6 +81,7 @@ impl ApiError {
             Self::SecretValue(SecretValueError::Base64) => StatusCode::BAD_REQUEST,
             Self::SecretValue(SecretValueError::TooLarge) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Catalog(error) => catalog_status(error),
+            Self::TooManyWatchers => StatusCode::SERVICE_UNAVAILABLE,
             Self::LogQuery => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Logs(_) | Self::Metrics(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }

@@ -15,7 +15,7 @@ use hyperfaas_protocol::names::is_route_name;
 use tokio_util::sync::CancellationToken;
 
 use super::error::ApiError;
-use super::{Api, functions, invoke, last_segment, logs, namespaces, secrets, system};
+use super::{Api, functions, invoke, last_segment, live, logs, namespaces, secrets, system};
 use crate::metrics::{Metrics, count};
 
 /// The provider's API; with `auth`, all of `/system` asks for these credentials.
@@ -59,6 +59,11 @@ pub fn router_until(api: Arc<Api>, auth: Option<BasicAuth>, stopping: Cancellati
         .route(
             "/system/hyperfaas/functions/{name}/decisions",
             system("/system/hyperfaas/decisions", get(functions::decisions)),
+        )
+        .route(
+            "/system/hyperfaas/live",
+            system("/system/hyperfaas/live", get(live::stream))
+                .layer(Extension(live::Watchers::new(stopping.clone()))),
         )
         .route("/system/info", system("/system/info", get(system::info)))
         .route(

@@ -4,6 +4,7 @@
 
 mod events;
 mod seats;
+mod sight;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

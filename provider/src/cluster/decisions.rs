@@ -87,17 +87,29 @@ impl Decision {
 
 /// The newest decisions, oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Ring(VecDeque<Decision>);
+pub(super) struct Ring {
+    kept: VecDeque<Decision>,
+    /// How many there have been.
+    made: usize,
+}
 
 impl Ring {
     pub(super) fn push(&mut self, decision: Decision) {
-        if self.0.len() == KEPT {
-            self.0.pop_front();
+        if self.kept.len() == KEPT {
+            self.kept.pop_front();
         }
-        self.0.push_back(decision);
+        self.kept.push_back(decision);
+        self.made += 1;
     }
 
     pub(super) fn list(&self) -> Vec<Decision> {
-        self.0.iter().cloned().collect()
+        self.kept.iter().cloned().collect()
+    }
+
+    /// Those made after the first `seen`, as far as they are kept, and how many there have been.
+    pub(super) fn since(&self, seen: usize) -> (Vec<Decision>, usize) {
+        let first = self.made - self.kept.len();
+        let old = seen.saturating_sub(first).min(self.kept.len());
+        (self.kept.range(old..).cloned().collect(), self.made)
     }
 }

@@ -239,10 +239,14 @@ impl Provider {
         }
         if place.kind != PlaceKind::Own {
             self.lend(id, place.worker, index);
-            self.functions[index as usize].view.guests.push(GuestView {
+            let view = &mut self.functions[index as usize].view;
+            let revision = view.revision();
+            view.guests.push(GuestView {
                 host: place.host.clone(),
                 worker: place.worker,
                 epoch: place.epoch,
+                revision,
+                limit: 0,
                 state: WorkerState::Specialising,
                 in_flight: 0,
                 is_standby: place.kind == PlaceKind::Standby,
