@@ -65,7 +65,7 @@ pub(crate) async fn learn(prometheus: &Upstream, metrics: &Metrics, stop: Cancel
                 return metrics.remember(counts);
             }
             Some(_) if !was_told => {
-                warn!(?prometheus, "no counts of earlier calls from Prometheus yet")
+                warn!(?prometheus, "no counts of earlier calls from Prometheus yet");
             }
             Some(_) => {}
         }

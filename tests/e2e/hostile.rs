@@ -45,7 +45,7 @@ impl<'a> Victim<'a> {
         // What the provider knows came over the control link.
         self.stack.available("f", 1).await;
         assert_eq!(self.answers().await, StatusCode::OK, "after {after}");
-        assert_eq!(self.stack.containers("f"), [self.id.clone()], "after {after}");
+        assert_eq!(self.stack.containers("f"), std::slice::from_ref(&self.id), "after {after}");
         let pid = docker(&["inspect", "--format", "{{.State.Pid}}", &self.id]);
         assert_eq!(pid.trim(), self.pid, "after {after}");
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();

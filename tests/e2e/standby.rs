@@ -143,7 +143,8 @@ async fn a_provider_killed_in_the_middle_leaves_no_container_behind() {
     stack
         .eventually("only what waits is left", async || {
             let now = names(&stack);
-            !now.iter().any(is_taken) && pool(&stack, "ready").await as usize == now.len()
+            !now.iter().any(is_taken)
+                && usize::try_from(pool(&stack, "ready").await) == Ok(now.len())
         })
         .await;
     let now = names(&stack);
