@@ -171,12 +171,14 @@ impl Dispatch {
         attempts: &mut Attempts,
     ) -> Result<Ticket, InvokeError> {
         loop {
-            let function = self.function_awake(key).await?;
+            let function = self.catalog.function(key).ok_or(InvokeError::UnknownFunction)?;
             let has_been_round = attempts.bounced.len() >= BOUNCES_MOST;
             if !has_been_round
                 && let Acquired::Placed(ticket) =
                     self.cluster.acquire(key, function.revision, &attempts.bounced)
             {
+                // Served elsewhere while it is at zero: from now on it is to have a replica again.
+                self.function_awake(key).await?;
                 return Ok(ticket);
             }
             if attempts.bounced.iter().any(|host| *host != NOBODY) {
@@ -204,7 +206,14 @@ impl Dispatch {
             let worse = standing.changed();
             tokio::pin!(worse);
             worse.as_mut().enable();
-            let function = self.function_awake(key).await?;
+            // A function at zero is woken beside the wait: a guest may be ready before that is on disk.
+            let function = tokio::select! {
+                function = self.function_awake(key) => function?,
+                ticket = parked.ticket() => {
+                    self.function_awake(key).await?;
+                    return ticket.ok_or(InvokeError::ColdStartTimeout);
+                }
+            };
             let deadline = match self.cluster.standing_of(key, function.revision) {
                 Acquired::Hopeless { reason } => return Err(InvokeError::Unavailable { reason }),
                 Acquired::Crashing { reason } if attempts.waited() >= CRASH_PATIENCE => {

@@ -71,7 +71,7 @@ async fn back_to_zero(stack: &Stack, name: &str) {
 
 #[tokio::test]
 async fn two_hundred_first_requests_are_answered_by_a_standby_which_hands_over_and_is_replaced() {
-    let stack = stack(&[]).await;
+    let mut stack = stack(&[]).await;
     at_zero(&stack, "f").await;
     let before = names(&stack);
     assert!(before.iter().all(|name| name.starts_with("standby.")), "{before:?}");
@@ -107,11 +107,12 @@ async fn two_hundred_first_requests_are_answered_by_a_standby_which_hands_over_a
     };
     assert!(has("specialise", "waiting") && has("release", "handed-over"), "{all:#?}");
     assert!(all.iter().all(|one| one["action"] != "visit-failed"), "{all:#?}");
+    assert!(stack.terminate().await);
 }
 
 #[tokio::test]
 async fn what_a_guest_says_is_in_its_functions_log() {
-    let stack = stack(&[]).await;
+    let mut stack = stack(&[]).await;
     at_zero(&stack, "f").await;
     let said = stack.http.get(stack.gateway("/function/f/say?out=from-a-guest")).send();
     assert_eq!(said.await.expect("an answer").status(), StatusCode::OK);
@@ -127,6 +128,7 @@ async fn what_a_guest_says_is_in_its_functions_log() {
             && line["instance"].as_str().is_some_and(|name| name.starts_with("standby."))
     };
     stack.eventually("the line is there", async || lines().await.iter().any(is_it)).await;
+    assert!(stack.terminate().await);
 }
 
 #[tokio::test]
@@ -151,6 +153,7 @@ async fn a_provider_killed_in_the_middle_leaves_no_container_behind() {
     let is_kept = waiting.iter().any(|name| now.contains(name));
     assert!(is_kept, "those that waited are taken over: {waiting:?} {now:?}");
     assert_eq!(stack.invoke("f", "/sleep?ms=0", "").await.0, StatusCode::OK);
+    assert!(stack.terminate().await);
 }
 
 #[tokio::test]
@@ -177,7 +180,7 @@ async fn without_standby_containers_everything_works_as_before() {
 /// `HYPERFAAS_ZERO_ROUNDS` sets how often; prints how long a request to a function at zero takes to its answer's first byte.
 #[tokio::test]
 async fn a_request_to_a_function_at_zero_is_answered_round_after_round() {
-    let stack = stack(&[("HYPERFAAS_STANDBY_MIN", "2")]).await;
+    let mut stack = stack(&[("HYPERFAAS_STANDBY_MIN", "2")]).await;
     let image = std::env::var("HYPERFAAS_ZERO_IMAGE");
     let rounds: usize =
         std::env::var("HYPERFAAS_ZERO_ROUNDS").map_or(3, |text| text.parse().expect("a number"));
@@ -203,4 +206,5 @@ async fn a_request_to_a_function_at_zero_is_answered_round_after_round() {
     let visits = stack.log().matches("guest is ready").count();
     assert!(visits >= rounds, "{visits} of {rounds} through a standby");
     assert!(at(50) < Duration::from_secs(5), "something waits for a time-out");
+    assert!(stack.terminate().await);
 }

@@ -190,3 +190,6 @@ impl State {
         true
     }
 }
+
+#[cfg(test)]
+mod tests;

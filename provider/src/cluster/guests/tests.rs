@@ -1,0 +1,240 @@
+//! What becomes of a visit, event by event.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use hyperfaas_protocol::control::{Abilities, Report, WORKERS};
+use hyperfaas_protocol::{FunctionName, Namespace};
+
+use super::*;
+use crate::cluster::{Acquired, PoolCounts, Tending};
+use crate::engine::{ContainerId, Image, Standby};
+use crate::node::standby::StandbyPolicy;
+use crate::scheduler::{Phase, Wanted};
+
+const REVISION: u64 = 3;
+
+fn key() -> FunctionKey {
+    FunctionKey {
+        namespace: Namespace::parse("ns").unwrap(),
+        name: FunctionName::parse("f").unwrap(),
+    }
+}
+
+fn at(ms: u64) -> Moment {
+    Moment::from_millis(ms)
+}
+
+fn host() -> ReplicaId {
+    ReplicaId("standby.1".into())
+}
+
+fn container() -> ContainerId {
+    ContainerId("c1".into())
+}
+
+/// A cluster with one standby container ordered, whose watchdog has said nothing yet.
+fn cluster(has_root: bool) -> Cluster {
+    let cluster = Cluster::default();
+    let quiet = Duration::from_secs(60);
+    let policy = StandbyPolicy::new((1, 4), 1, Duration::from_secs(1), quiet).unwrap();
+    cluster.open_pool(policy, move |_| has_root);
+    cluster.set_engine_up(true);
+    let todo = cluster.tend(host, at(0));
+    assert!(matches!(&todo[..], [Tending::Start(name)] if *name == host()), "{todo:?}");
+    assert!(cluster.tend(host, at(0)).is_empty(), "each thing is told once");
+    let image = Image {
+        reference: "f:1".into(),
+        id: "sha256:1".into(),
+        digest: None,
+        env: Vec::new(),
+        entrypoint: Vec::new(),
+        command: Vec::new(),
+        user: "app".into(),
+        directory: String::new(),
+    };
+    let prepare = Action::Prepare { function: key(), revision: REVISION };
+    cluster.begin(&prepare, None, at(0));
+    cluster.prepared(&key(), REVISION, Ok(Arc::new(image)), at(0));
+    cluster
+}
+
+fn started(cluster: &Cluster) {
+    let standby = Standby {
+        container: container(),
+        name: host(),
+        http_port: 8080,
+        control_port: 18079,
+        is_running: true,
+        address: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+    };
+    cluster.standby_started(&host(), &standby, 7).unwrap();
+}
+
+fn able(guests: bool) -> Report {
+    let workers = u8::try_from(WORKERS).unwrap();
+    Report::Abilities(Abilities { workers, second_own: false, guests, lanes: 1 })
+}
+
+fn worker(epoch: u64, state: WorkerState) -> Report {
+    Report::Worker(WorkerReport { worker: 1, epoch, state, reason: None, crashes: 0 })
+}
+
+fn say(cluster: &Cluster, report: Report, ms: u64) {
+    cluster.standby_reported(&host(), report, at(ms));
+}
+
+/// One that waits.
+fn waiting() -> Cluster {
+    let cluster = cluster(true);
+    started(&cluster);
+    say(&cluster, able(true), 1);
+    assert_eq!(cluster.pool().ready, 0, "its worker may be anything");
+    say(&cluster, worker(0, WorkerState::Generic), 1);
+    assert_eq!(cluster.pool(), PoolCounts { ready: 1, ..PoolCounts::default() });
+    cluster
+}
+
+/// What the scheduler asks of the function now; its own starts aside.
+fn planned(cluster: &Cluster, ms: u64) -> Vec<Action> {
+    let wanted = Wanted { revision: REVISION, replicas: 1, call: 1, scaling: Arc::default() };
+    let mut budget = cluster.budget();
+    cluster.plan(&key(), Some(wanted), &mut budget, at(ms)).unwrap().plan.actions
+}
+
+fn parked(cluster: &Cluster) -> crate::cluster::Parked {
+    let far = cluster.clock().now().after(Duration::from_secs(600));
+    match cluster.park(&key(), far, &[]) {
+        crate::cluster::Parking::Parked(parked) => parked,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The visit that the waiting request asks for, begun.
+fn visiting(cluster: &Cluster) {
+    let actions = planned(cluster, 10);
+    let [action @ Action::Specialise { place, .. }] = &actions[..] else { panic!("{actions:?}") };
+    assert_eq!((&place.host, place.kind), (&host(), PlaceKind::Standby));
+    let taken = cluster.begin_visit(action, at(10)).expect("it waits");
+    assert_eq!((taken.container, taken.pid), (container(), 7));
+    assert!(cluster.begin_visit(action, at(10)).is_none(), "given away once");
+    assert!(planned(cluster, 10).is_empty(), "one visit to begin with");
+}
+
+fn troubles(cluster: &Cluster) -> Vec<String> {
+    cluster.decisions(&key()).into_iter().filter_map(|one| one.trouble).collect()
+}
+
+#[tokio::test]
+async fn a_request_that_waits_is_let_go_to_the_guest_and_the_container_is_ended_afterwards() {
+    let cluster = waiting();
+    assert_eq!(cluster.available(&key()), 0, "nobody wants the function yet");
+    assert!(planned(&cluster, 5).is_empty(), "nothing waits");
+    assert_eq!(cluster.available(&key()), 1, "it could be served at once");
+    let mut parked = parked(&cluster);
+    visiting(&cluster);
+    assert_eq!(cluster.available(&key()), 0);
+    say(&cluster, worker(0, WorkerState::Generic), 11);
+    assert_eq!(cluster.visit(&key(), &host()), Some(WorkerState::Specialising), "not heard yet");
+    say(&cluster, worker(1, WorkerState::Ready), 12);
+    let ticket = parked.ticket().await.unwrap();
+    let worker = ticket.worker();
+    assert_eq!((worker.worker, worker.epoch, ticket.route().owner.clone()), (1, 1, None));
+    assert_eq!((ticket.route().in_flight(), cluster.available(&key())), (1, 1));
+    drop(parked);
+
+    let place = match &cluster.decisions(&key())[..] {
+        [one] => one.place,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(place, Some("standby"));
+    let why = Why::of(Rule::HandedOver, &crate::scheduler::FunctionView::new(key()), 0.0, at(20));
+    let place = crate::scheduler::WorkerPlace {
+        host: host(),
+        worker: 1,
+        epoch: 1,
+        kind: PlaceKind::Standby,
+    };
+    cluster.begin(&Action::Release { function: key(), place, why }, None, at(20));
+    assert!(matches!(cluster.acquire(&key(), REVISION, &[]), Acquired::Wait), "no new request");
+    assert_eq!(ticket.route().in_flight(), 1, "the one under way is finished");
+    let todo = cluster.tend(|| ReplicaId("standby.2".into()), at(20));
+    assert!(
+        matches!(&todo[..], [Tending::Start(_), Tending::End(name, _)] if *name == host()),
+        "{todo:?}"
+    );
+    cluster.visit_ended(&host());
+    cluster.standby_ended(&container());
+    assert!(ticket.route().gone.is_cancelled());
+    drop(ticket);
+    assert_eq!(cluster.visit(&key(), &host()), None);
+    assert!(troubles(&cluster).is_empty());
+}
+
+#[tokio::test]
+async fn a_container_that_dies_takes_its_guest_along_and_those_who_wait_go_on_waiting() {
+    let cluster = waiting();
+    let parked = parked(&cluster);
+    visiting(&cluster);
+    cluster.died(&container(), 137, at(15));
+    assert_eq!(cluster.visit(&key(), &host()), None);
+    assert_eq!(troubles(&cluster), ["its container ended"]);
+    assert_eq!(cluster.parked(), 1);
+    assert!(matches!(cluster.standing_of(&key(), REVISION), Acquired::Wait));
+    assert!(cluster.phases(&key()).iter().all(|phase| *phase != Phase::Ended));
+    let todo = cluster.tend(|| ReplicaId("standby.2".into()), at(16));
+    assert!(todo.iter().any(|one| matches!(one, Tending::End(name, _) if *name == host())));
+    drop(parked);
+}
+
+#[tokio::test]
+async fn a_visit_that_fails_is_not_tried_again_at_once() {
+    let cluster = waiting();
+    let _parked = parked(&cluster);
+    visiting(&cluster);
+    let refused = Report::Refused { worker: 1, epoch: 1, reason: "no room".into() };
+    say(&cluster, refused, 12);
+    assert_eq!(troubles(&cluster), ["order refused: no room"]);
+    // Another one waits by then.
+    let another = ReplicaId("standby.2".into());
+    cluster.tend(|| another.clone(), at(13));
+    let standby = Standby {
+        container: ContainerId("c2".into()),
+        name: another.clone(),
+        http_port: 1,
+        control_port: 2,
+        is_running: true,
+        address: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+    };
+    cluster.standby_started(&another, &standby, 8).unwrap();
+    cluster.standby_reported(&another, able(true), at(14));
+    cluster.standby_reported(&another, worker(0, WorkerState::Generic), at(14));
+    assert_eq!(cluster.pool().ready, 1);
+    assert!(planned(&cluster, 500).is_empty());
+    assert_eq!(planned(&cluster, 1_500).len(), 1, "after a second");
+}
+
+#[test]
+fn without_its_root_a_function_waits_for_its_own_container() {
+    let cluster = cluster(false);
+    started(&cluster);
+    say(&cluster, able(true), 1);
+    say(&cluster, worker(0, WorkerState::Generic), 1);
+    let _parked = parked(&cluster);
+    assert!(planned(&cluster, 5).is_empty());
+    assert_eq!(cluster.available(&key()), 0);
+}
+
+#[test]
+fn what_cannot_keep_guests_apart_or_has_run_something_is_no_standby() {
+    let unable = cluster(true);
+    started(&unable);
+    say(&unable, able(false), 1);
+    let ends = |todo: Vec<Tending>| matches!(&todo[..], [Tending::End(..)]);
+    assert!(ends(unable.tend(host, at(2))), "and no other is started");
+
+    let used = cluster(true);
+    started(&used);
+    say(&used, worker(1, WorkerState::Ready), 1);
+    assert_eq!(used.pool().leaving, 1);
+}
