@@ -427,9 +427,13 @@ impl Cell {
     }
 
     /// Gives free places to those who wait, outside the lock.
+    ///
+    /// A worker whose limit nobody knows gets only so many while others are coming, who are to have their share; once none is,
+    /// holding back would only make requests late that it could serve, as a function that mostly waits can.
     fn hand_over(self: &Arc<Self>, mut state: MutexGuard<'_, State>, now: Moment) {
         let mut released: Released = Vec::new();
-        while !state.queue.is_empty() && state.has_room(self.context.release_most) {
+        let most = if state.is_more_coming() { self.context.release_most } else { u32::MAX };
+        while !state.queue.is_empty() && state.has_room(most) {
             let Some((waiter, (route, worker))) = state.next_waiter(now) else { break };
             released.push((waiter.sender, Ticket::new(route, worker, Arc::clone(self), now)));
         }
@@ -447,6 +451,12 @@ impl State {
     pub(super) fn find(&mut self, id: &ReplicaId) -> Option<(&mut ReplicaView, &mut Side)> {
         let index = self.view.replicas.iter().position(|replica| replica.id == *id)?;
         Some((&mut self.view.replicas[index], &mut self.sides[index]))
+    }
+
+    /// Whether a replica is on its way that could serve some of those who wait.
+    fn is_more_coming(&self) -> bool {
+        let is_coming = |r: &ReplicaView| matches!(r.phase, Phase::Ordered | Phase::Starting);
+        self.view.replicas.iter().any(is_coming)
     }
 
     pub(super) fn new_host(&mut self) -> u64 {

@@ -330,6 +330,29 @@ async fn whoever_waits_for_a_start_is_let_go_when_it_is_ready() {
     assert_eq!(parked.ticket().await.unwrap().route().replica, id(1));
 }
 
+#[tokio::test]
+async fn a_worker_without_a_limit_gets_all_who_wait_once_nobody_else_is_coming() {
+    let cluster = Cluster::default();
+    for n in 1..=2 {
+        order(&cluster, n);
+        cluster.started(&observed(n, true), at(1)).unwrap();
+    }
+    let mut waiting: Vec<_> = (0..150)
+        .map(|_| match park(&cluster, "f") {
+            Parking::Parked(parked) => parked,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    cluster.reported(&key(), &id(1), OwnerState::Ready, None, at(2));
+    assert_eq!(cluster.parked(), 50, "the rest is for the one that still starts");
+    cluster.died(&ContainerId("c2".into()), 1, at(3));
+    cluster.loaded(&key(), &id(1), Load::default(), at(4));
+    assert_eq!(cluster.parked(), 0);
+    for parked in &mut waiting {
+        assert_eq!(parked.ticket().await.unwrap().route().replica, id(1));
+    }
+}
+
 #[test]
 fn a_second_worker_serves_while_it_is_ready_and_its_tickets_carry_the_epoch() {
     let cluster = Cluster::default();

@@ -9,7 +9,9 @@ use hyperfaas_protocol::moment::Moment;
 
 use super::super::replica::{Route, WorkerRef};
 use super::State;
-use crate::scheduler::{Action, Phase, PlaceKind, ReplicaView, Seat, WorkerView, place, room};
+use crate::scheduler::{
+    Action, Phase, PlaceKind, ReplicaView, Seat, WorkerView, comfort, place, room,
+};
 
 impl State {
     /// Makes the list anew after a change of any replica.
@@ -26,7 +28,7 @@ impl State {
                         host: side.host,
                         in_flight: worker.in_flight,
                         limit: if uses_limits { limit(worker, configured) } else { 0 },
-                        comfort: 0,
+                        comfort: comfort(&self.view, replica.grant.cpu),
                         worker: index,
                         is_open: true,
                         is_guest: false,
@@ -39,7 +41,10 @@ impl State {
 
     /// Adds the workers of containers that are not its own.
     fn seat_guests(&mut self, uses_limits: bool) {
-        let configured = self.view.wanted.as_ref().and_then(|wanted| wanted.scaling.in_flight_max);
+        let scaling = self.view.wanted.as_ref().map(|wanted| &wanted.scaling);
+        let configured = scaling.and_then(|scaling| scaling.in_flight_max);
+        // A guest is taken to bring as much as one replica has at its ceiling, as phase 2 reckons.
+        let comfort = comfort(&self.view, scaling.and_then(|scaling| scaling.ceiling.cpu));
         for (guest, side) in self.view.guests.iter().zip(&self.guests) {
             if guest.state == WorkerState::Ready {
                 let limit = if guest.limit > 0 { guest.limit } else { configured.unwrap_or(0) };
@@ -47,7 +52,7 @@ impl State {
                     host: side.host,
                     in_flight: guest.in_flight,
                     limit: if uses_limits { limit } else { 0 },
-                    comfort: 0,
+                    comfort,
                     worker: guest.worker,
                     is_open: true,
                     is_guest: true,
