@@ -49,7 +49,7 @@ export function detail(key) {
     redraw(facts, factsOf(now).join('|'), () => factsOf(now).map(([label, value, more]) => h('div', null, h('dt', null, label), h('dd', null, value, more && h('small', null, ` ${more}`)))));
     redraw(boxes, keyOf(now), () => containers(now));
     const decisions = live.decisionsOf(key);
-    line.replaceChildren(timeline(live.history.get(key) ?? [], decisions, live.now()));
+    line.replaceChildren(timeline(live.history.get(key) ?? [], decisions, live.now(), Math.max(280, (line.clientWidth || 744) - 24)));
     const last = decisions.at(-1);
     redraw(made, `${decisions.length} ${last?.at}`, () => (decisions.length ? decisions.slice(-200).reverse().map(decision) : h('li', null, h('p', { class: 'muted' }, live.system.knows?.decisions === false ? 'This provider does not tell about its decisions.' : 'None yet.'))));
   }

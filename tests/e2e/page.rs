@@ -64,6 +64,9 @@ async fn deploy_by_keyboard(browser: &Browser) {
     browser.press(ENTER).await;
     browser.until("document.querySelector('dialog .error:not([hidden])')?.textContent").await;
     assert_eq!(browser.run("return document.querySelectorAll('.list tr').length").await, json!(1));
+    // The browser itself notes an answer that is no success; nothing else has said anything so far.
+    let console = browser.console().await;
+    assert!(console.len() == 1 && console[0]["source"] == "network", "{console:?}");
     browser.run("document.activeElement.select()").await;
     browser.press(IMAGE).await;
     browser.press(ENTER).await;
