@@ -2,7 +2,7 @@
 import { clockTime, rate, s } from './dom.js';
 
 const SPAN_MS = 120_000;
-const LANES = [['up', 'up'], ['multiplex', 'multiplex'], ['out', 'out'], ['in', 'in']];
+const LANES = [['up', 'up'], ['down', 'down'], ['multiplex', 'multiplex'], ['out', 'out'], ['in', 'in']];
 const [LEFT, LOAD, LANE, FOOT] = [76, 64, 20, 18];
 
 /** Drawn as wide as it is shown, so that its text keeps its size. */

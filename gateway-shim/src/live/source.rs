@@ -13,7 +13,7 @@ use bytes::{Buf, BytesMut};
 use futures_util::StreamExt;
 use http::{StatusCode, Uri};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
@@ -187,7 +187,7 @@ fn function(status: Status) -> Object {
 /// What such a provider does not tell.
 fn unknown() -> Object {
     let knows = json!({ "containers": false, "decisions": false, "nodes": false });
-    Object::from_iter([("knows".to_owned(), Value::from(knows))])
+    Object::from_iter([("knows".to_owned(), knows)])
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ pub(super) struct Told {
     function: String,
     /// When, milliseconds since 1970.
     pub(super) at: i64,
-    /// The phase of scaling it belongs to: `up`, `multiplex`, `out`, `in`.
+    /// The phase of scaling it belongs to: `up`, `down`, `multiplex`, `out`, `in`.
     phase: &'static str,
     /// What is done.
     action: String,
@@ -34,6 +34,8 @@ pub(super) fn told(key: &FunctionKey, decision: &Decision) -> Told {
 
 fn phase(decision: &Decision) -> &'static str {
     match (decision.action, decision.place) {
+        ("resize", _) if decision.why.rule == Rule::Cool => "down",
+        ("release", Some("own")) => "down",
         ("start", _) => "out",
         ("drain", _) => "in",
         ("specialise" | "release", Some("standby" | "guest")) => "multiplex",
@@ -148,10 +150,12 @@ mod tests {
             ("drain", None, "in"),
             ("resize", None, "up"),
             ("specialise", Some("own"), "up"),
+            ("release", Some("own"), "down"),
             ("specialise", Some("standby"), "multiplex"),
             ("release", Some("guest"), "multiplex"),
         ] {
             assert_eq!(super::phase(&decision(action, place, Rule::Wanted)), phase, "{action}");
         }
+        assert_eq!(super::phase(&decision("resize", None, Rule::Cool)), "down");
     }
 }
