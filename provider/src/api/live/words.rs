@@ -110,6 +110,8 @@ const fn rule(rule: Rule) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use hyperfaas_protocol::{FunctionName, Namespace};
+
     use super::*;
 
     fn decision(action: &'static str, place: Option<&'static str>, rule: Rule) -> Decision {
@@ -132,7 +134,8 @@ mod tests {
 
     #[test]
     fn a_decision_reads_as_a_sentence_with_its_numbers() {
-        let key = FunctionKey { namespace: "dev".parse().unwrap(), name: "hello".parse().unwrap() };
+        let (namespace, name) = (Namespace::parse("dev"), FunctionName::parse("hello"));
+        let key = FunctionKey { namespace: namespace.unwrap(), name: name.unwrap() };
         let told = told(&key, &decision("resize", None, Rule::NeedsCpu));
         assert_eq!((told.function.as_str(), told.at), ("hello.dev", 1_704_067_201_000));
         assert_eq!((told.phase, told.action.as_str()), ("up", "resize k3x to 750m CPU, 64 MiB"));
@@ -145,7 +148,7 @@ mod tests {
 
     #[test]
     fn each_action_belongs_to_its_phase() {
-        for (action, place, phase) in [
+        for (action, place, expected) in [
             ("start", None, "out"),
             ("drain", None, "in"),
             ("resize", None, "up"),
@@ -154,8 +157,9 @@ mod tests {
             ("specialise", Some("standby"), "multiplex"),
             ("release", Some("guest"), "multiplex"),
         ] {
-            assert_eq!(super::phase(&decision(action, place, Rule::Wanted)), phase, "{action}");
+            assert_eq!(phase(&decision(action, place, Rule::Wanted)), expected, "{action}");
         }
-        assert_eq!(super::phase(&decision("resize", None, Rule::Cool)), "down");
+        let cool = decision("resize", None, Rule::Cool);
+        assert_eq!(phase(&cool), "down");
     }
 }
