@@ -9,12 +9,13 @@ import { live } from './live.js';
 import { logPanel } from './logs.js';
 import { timeline } from './timeline.js';
 
-const PHASES = { up: 'scale up', multiplex: 'multiplex', out: 'scale out', in: 'scale in', other: 'other' };
+const PHASES = { up: 'scale up', down: 'scale down', multiplex: 'multiplex', out: 'scale out', in: 'scale in', other: 'other' };
 
 /** The panel of the function `key`; `close` must be called when it goes. */
 export function detail(key) {
   const item = () => live.functions.get(key);
   const state = h('span', { class: 'state' });
+  const trouble = h('p', { class: 'error', hidden: true });
   const facts = h('dl', { class: 'facts' });
   const boxes = h('div');
   const line = h('div', { class: 'body' });
@@ -37,7 +38,7 @@ export function detail(key) {
       h('div', { class: 'actions' }, scaler.element,
         h('button', { type: 'button', onclick: () => openEditor(item()) }, 'Edit'),
         h('button', { type: 'button', class: 'danger', onclick: () => confirmRemoval(item()) }, 'Remove'))),
-    facts, tabs.element);
+    trouble, facts, tabs.element);
 
   function draw() {
     const now = item();
@@ -45,11 +46,13 @@ export function detail(key) {
     scaler.draw();
     const [level, word] = standing(now);
     state.dataset.state = level;
-    state.textContent = now.trouble ? `${word}: ${now.trouble}` : word;
+    state.textContent = word;
+    trouble.hidden = !now.trouble;
+    trouble.textContent = now.trouble ?? '';
     redraw(facts, factsOf(now).join('|'), () => factsOf(now).map(([label, value, more]) => h('div', null, h('dt', null, label), h('dd', null, value, more && h('small', null, ` ${more}`)))));
     redraw(boxes, keyOf(now), () => containers(now));
     const decisions = live.decisionsOf(key);
-    line.replaceChildren(timeline(live.history.get(key) ?? [], decisions, live.now()));
+    line.replaceChildren(timeline(live.history.get(key) ?? [], decisions, live.now(), Math.max(280, (line.clientWidth || 744) - 24)));
     const last = decisions.at(-1);
     redraw(made, `${decisions.length} ${last?.at}`, () => (decisions.length ? decisions.slice(-200).reverse().map(decision) : h('li', null, h('p', { class: 'muted' }, live.system.knows?.decisions === false ? 'This provider does not tell about its decisions.' : 'None yet.'))));
   }

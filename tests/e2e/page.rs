@@ -37,6 +37,7 @@ async fn everything_can_be_done_on_the_page_and_is_seen_there_as_it_happens() {
     let roles = "return [...document.querySelectorAll('.worker')].map((w) => w.dataset.role)";
     assert_eq!(browser.run(roles).await, json!(["owner", "generic"]), "both workers are drawn");
 
+    failing(&stack, &browser).await;
     call(&browser).await;
     scale(&browser).await;
     for (width, height) in SIZES {
@@ -64,11 +65,37 @@ async fn deploy_by_keyboard(browser: &Browser) {
     browser.press(ENTER).await;
     browser.until("document.querySelector('dialog .error:not([hidden])')?.textContent").await;
     assert_eq!(browser.run("return document.querySelectorAll('.list tr').length").await, json!(1));
+    // The browser itself notes an answer that is no success; nothing else has said anything so far.
+    let console = browser.console().await;
+    assert!(console.len() == 1 && console[0]["source"] == "network", "{console:?}");
     browser.run("document.activeElement.select()").await;
     browser.press(IMAGE).await;
     browser.press(ENTER).await;
     browser.until("!document.querySelector('dialog')").await;
     browser.until("document.querySelector('.list .state')?.textContent === '1/1 ready'").await;
+}
+
+/// What is wrong is told where one looks, and fits however narrow the page is.
+async fn failing(stack: &Stack, browser: &Browser) {
+    stack.deploy("failing", &format!("nowhere.invalid/{}:none", "x".repeat(100)), json!({})).await;
+    browser.click("//a[.='failing']").await;
+    browser
+        .until(
+            "document.querySelector('.detail > .error')?.textContent.includes('nowhere.invalid')",
+        )
+        .await;
+    for size in SIZES {
+        browser.look(size, "light").await;
+        browser.until(&format!("innerWidth === {}", size.0)).await;
+        let wide = browser.run("return document.documentElement.scrollWidth - innerWidth").await;
+        assert!(wide.as_i64().unwrap() <= 0, "{size:?}: {wide} pixels too wide");
+    }
+    browser.look(SIZES[0], "light").await;
+    stack.delete("failing").await;
+    browser
+        .until("!document.querySelector('.detail') && !document.querySelector('.list').innerText.includes('failing')")
+        .await;
+    browser.click("//a[.='burn']").await;
 }
 
 async fn call(browser: &Browser) {

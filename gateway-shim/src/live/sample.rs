@@ -66,6 +66,10 @@ struct Mark {
 }
 
 impl Mark {
+    fn zero(at: Instant) -> Self {
+        Self { at, finished: 0, failed: 0, took: [0; BUCKETS] }
+    }
+
     fn of(counts: &Counts<'_>, at: Instant) -> Self {
         let (finished, failed) = (counts.finished, counts.failed);
         Self { at, finished, failed, took: counts.took.counts() }
@@ -75,14 +79,15 @@ impl Mark {
 impl Samples {
     /// Takes new samples of all functions.
     pub(super) fn take(&mut self, metrics: &Metrics, now: Instant) {
-        let passed = self.at.replace(now).map_or(Duration::ZERO, |at| now.duration_since(at));
+        let before = self.at.replace(now);
+        let passed = before.map_or(Duration::ZERO, |at| now.duration_since(at));
         metrics.each(|name, counts| match self.lines.get_mut(name) {
             Some(line) => line.step(counts, passed, now),
             None => {
-                let mark = Mark::of(counts, now);
-                let (old, new) = (mark.clone(), mark);
-                let sample = Sample::default();
-                let mut line = Line { sample, rate: 0.0, finished: counts.finished, old, new };
+                // One that was not called before the last look has done all of it since.
+                let mark = before.map_or_else(|| Mark::of(counts, now), Mark::zero);
+                let (finished, old, new) = (mark.finished, mark.clone(), mark);
+                let mut line = Line { sample: Sample::default(), rate: 0.0, finished, old, new };
                 line.step(counts, passed, now);
                 self.lines.insert(name.to_owned(), line);
             }

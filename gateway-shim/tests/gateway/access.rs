@@ -31,7 +31,7 @@ fn gateway(users: Option<&str>, directory: &std::path::Path) -> Server {
 }
 
 /// Every route that needs credentials, with its methods.
-const ROUTES: [(&str, &str); 19] = [
+const ROUTES: [(&str, &str); 21] = [
     ("/system/functions", "GET POST PUT DELETE"),
     ("/system/function/f", "GET"),
     ("/system/scale-function/f", "POST"),
@@ -51,6 +51,8 @@ const ROUTES: [(&str, &str); 19] = [
     ("/system/hyperfaas/async/dead/1", "GET DELETE"),
     ("/system/hyperfaas/async/dead/1/redrive", "POST"),
     ("/system/hyperfaas/openapi.json", "GET"),
+    ("/system/hyperfaas/live", "GET"),
+    ("/ui/", "GET"),
 ];
 
 #[tokio::test]

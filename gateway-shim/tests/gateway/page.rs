@@ -8,6 +8,8 @@ use axum::body::Body;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use hyperfaas_gateway::{Upstream, router, routers};
@@ -23,9 +25,7 @@ use crate::support::{Server, USER, ask, backends, config, over_http, pair, provi
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn credentials() -> String {
-    let [user, password] = [USER.0, USER.1];
-    assert_eq!((user, password), ("admin", "secret"));
-    "Basic YWRtaW46c2VjcmV0".to_owned()
+    format!("Basic {}", STANDARD.encode(format!("{}:{}", USER.0, USER.1)))
 }
 
 /// An open stream of events.
@@ -65,12 +65,15 @@ impl Events {
 
     /// The first event of this name for which `is_it`.
     async fn find(&mut self, name: &str, is_it: impl Fn(&Value) -> bool) -> Value {
-        loop {
-            let (found, data) = self.next().await.expect("the stream goes on");
-            if found == name && is_it(&data) {
-                return data;
+        let find = async {
+            loop {
+                let (found, data) = self.next().await.expect("the stream goes on");
+                if found == name && is_it(&data) {
+                    return data;
+                }
             }
-        }
+        };
+        timeout(PATIENCE, find).await.unwrap_or_else(|_| panic!("no such {name}"))
     }
 }
 
@@ -167,7 +170,8 @@ async fn a_provider_without_a_stream_is_shown_by_its_lists_and_the_gateways_coun
     assert!(functions[0]["p95_ms"].as_f64().unwrap() > 0.0);
 
     sender.send_replace(2);
-    events.find("functions", |all| all[0]["name"] == "f1").await;
+    let is_new = |all: &Value| all.as_array().unwrap().iter().any(|f| f["name"] == "f1");
+    events.find("functions", is_new).await;
     sender.send_replace(0);
     let gone = events.find("gone", |_| true).await;
     assert_eq!(gone.as_array().unwrap().len(), 2);

@@ -174,18 +174,6 @@ async fn logs_may_come_from_elsewhere() {
     );
 }
 
-#[tokio::test]
-async fn the_front_door_says_what_this_is() {
-    let pair = pair(provider(), true);
-    let answer = ask(&pair.gateways[0], Request::get("/"), "").await;
-    assert_eq!(answer.status, StatusCode::OK);
-    assert!(
-        answer.body.starts_with("HyperFaaS gateway ") && answer.body.lines().count() < 24,
-        "{}",
-        answer.body
-    );
-}
-
 /// A provider with two functions, of which one can be called.
 fn listing() -> axum::Router {
     let list = r#"[{"name":"f","namespace":"n","replicas":2,"labels":null,"own":1.5},{"name":"g","namespace":"n"}]"#;

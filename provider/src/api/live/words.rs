@@ -13,7 +13,7 @@ pub(super) struct Told {
     function: String,
     /// When, milliseconds since 1970.
     pub(super) at: i64,
-    /// The phase of scaling it belongs to: `up`, `multiplex`, `out`, `in`.
+    /// The phase of scaling it belongs to: `up`, `down`, `multiplex`, `out`, `in`.
     phase: &'static str,
     /// What is done.
     action: String,
@@ -37,6 +37,8 @@ pub(super) fn told(key: &FunctionKey, decision: &Decision) -> Told {
 
 fn phase(decision: &Decision) -> &'static str {
     match (decision.action, decision.place) {
+        ("resize", _) if decision.why.rule == Rule::Cool => "down",
+        ("release", Some("own")) => "down",
         ("start", _) => "out",
         ("drain", _) => "in",
         ("specialise" | "release" | "visit-failed", Some("standby" | "guest")) => "multiplex",
@@ -161,15 +163,18 @@ mod tests {
 
     #[test]
     fn each_action_belongs_to_its_phase() {
-        for (action, place, phase) in [
+        for (action, place, expected) in [
             ("start", None, "out"),
             ("drain", None, "in"),
             ("resize", None, "up"),
             ("specialise", Some("own"), "up"),
+            ("release", Some("own"), "down"),
             ("specialise", Some("standby"), "multiplex"),
             ("release", Some("guest"), "multiplex"),
         ] {
-            assert_eq!(super::phase(&decision(action, place, Rule::Wanted)), phase, "{action}");
+            assert_eq!(phase(&decision(action, place, Rule::Wanted)), expected, "{action}");
         }
+        let cool = decision("resize", None, Rule::Cool);
+        assert_eq!(phase(&cool), "down");
     }
 }
