@@ -15,7 +15,7 @@ use futures_util::StreamExt;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use hyperfaas_http::client::{Pool, PoolSettings};
-use hyperfaas_http::forward::{ForwardOptions, HostPolicy, forward};
+use hyperfaas_http::forward::{ForwardError, ForwardOptions, HostPolicy, forward};
 use hyperfaas_protocol::lane::Reason;
 use hyperfaas_provider::lanes::{LaneError, LanePool, call};
 
@@ -125,9 +125,20 @@ async fn a_caller_sees_the_same_over_a_lane_as_over_plain_http() {
             };
             let body =
                 || if method == Method::POST { Body::from("small body") } else { Body::empty() };
-            let over_lane = seen(ways.ask(request(body())).await).await;
-            let over_http = seen(ways.over_http(request(body())).await).await;
-            assert_eq!(over_lane, over_http, "{method} {path}");
+            let mut over_lane = seen(ways.ask(request(body())).await).await;
+            if method == Method::HEAD {
+                // Every HTTP server leaves it out where no body follows, the provider's too.
+                over_lane.1.retain(|line| !line.starts_with("trailer:"));
+            }
+            let plain = forward(&ways.plain, request(body()), &OPTIONS);
+            match patiently(plain).await {
+                Ok(response) => assert_eq!(over_lane, seen(response).await, "{method} {path}"),
+                // A server that finds its answer cut while the head is still in its buffer sends nothing of it.
+                Err(error) => assert!(
+                    matches!(error, ForwardError::Lost(_)) && over_lane.2.is_none(),
+                    "{method} {path}: {error}, and over a lane {over_lane:?}"
+                ),
+            }
         }
     }
     for body in [Bytes::new(), Bytes::from_static(b"x"), large] {

@@ -4,7 +4,7 @@
 //! Units: requests; times are [`Duration`]s and [`Moment`]s.
 //! Always: a limit is at least 1. There is none until there is proof that one costs no throughput: it is tried, and stays only
 //! if as many requests a second are answered under it as were without. So a function that only waits, whose throughput grows
-//! with all that is in flight, is not limited.
+//! with all that is in flight, is not limited; and a limit goes when nothing ends under it, or when it holds nobody back.
 //! Touches: nothing. `worker::queue` counts and acts.
 //! Source: the product of the highest rate of answers and the shortest mean time is the number in flight at the knee of
 //! throughput over concurrency (Little's law; Kleinrock, "Power and deterministic rules of thumb", 1979). BBR (Cardwell and
@@ -47,6 +47,9 @@ const RETRY_TIMES: u32 = 40;
 const RETRY_MOST: Duration = Duration::from_secs(300);
 /// Between two measurements below and above the limit.
 const MEASURE_EVERY: Duration = Duration::from_secs(5);
+/// Windows in which those that were admitted before an attempt may still be there. Whoever stays longer, like an event stream,
+/// or came another way, like the requests of port 8080, is not held back, and under those a limit cannot be tried.
+const CROWDED_MOST: u32 = 5;
 
 /// Finds the limit of one worker.
 #[derive(Debug)]
@@ -59,6 +62,10 @@ pub(crate) struct Knee {
     /// No limit is tried before.
     try_at: Moment,
     retry: Duration,
+    /// Since when somebody waits while nothing has ended.
+    held_since: Option<Moment>,
+    /// Windows of the present attempt with more in flight than its limit.
+    crowded: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -131,6 +138,8 @@ impl Knee {
             base: Base { now: None, before: None, since: now },
             try_at: now,
             retry: RETRY,
+            held_since: None,
+            crowded: 0,
         }
     }
 
@@ -149,8 +158,24 @@ impl Knee {
         Some(limit.round().clamp(1.0, 1e6) as usize)
     }
 
+    /// A request has to wait because of the limit.
+    pub(crate) fn held(&mut self, now: Moment) {
+        self.held_since.get_or_insert(now);
+    }
+
+    /// One that had to wait has waited for as long as it may. Takes the limit back, and says so, if nothing has ended for as long
+    /// as a window lasts: those that run do not end soon, so waiting for their places is in vain.
+    pub(crate) fn gave_up(&mut self, now: Moment) -> bool {
+        let is_stuck = self.held_since.is_some_and(|since| now.since(since) >= self.window.least);
+        if is_stuck && self.phase != Phase::Open {
+            self.phase = self.failed(now);
+        }
+        self.phase == Phase::Open
+    }
+
     /// A request has ended after `time`; `in_flight` ran until then, it included.
     pub(crate) fn ended(&mut self, time: Duration, in_flight: u32, now: Moment) {
+        self.held_since = None;
         self.window.ends += 1;
         self.window.time += time;
         self.window.most = self.window.most.max(in_flight);
@@ -229,8 +254,13 @@ impl Knee {
         }
         // Those admitted before are still there: what is seen is not yet what the limit does.
         if seen.most > limit * 1.25 + 1.0 {
+            self.crowded += 1;
+            if self.crowded > CROWDED_MOST {
+                return self.failed(now);
+            }
             return Phase::Trying { limit, rate, is_first, descends };
         }
+        self.crowded = 0;
         if descends && limit >= CROWD {
             let rate = rate.max(seen.rate);
             return Phase::Trying { limit: limit / 2.0, rate, is_first: false, descends };
@@ -240,6 +270,8 @@ impl Knee {
     }
 
     fn failed(&mut self, now: Moment) -> Phase {
+        self.crowded = 0;
+        self.held_since = None;
         self.try_at = now.after(self.retry.max(self.window.least * RETRY_TIMES));
         self.retry = (self.retry * 4).min(RETRY_MOST);
         Phase::Open

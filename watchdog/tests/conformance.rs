@@ -486,6 +486,24 @@ mod http {
         }
     }
 
+    /// As any answer whose length nobody can be sure of, although none of these bytes would follow here.
+    #[test]
+    fn an_answer_to_head_with_two_lengths_is_a_500() {
+        if !is("of") {
+            return;
+        }
+        let upstream = Upstream::new(|_, stream| {
+            let text = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n";
+            stream.write_all(text.as_bytes()).unwrap();
+            false
+        });
+        let watchdog = relay(&upstream, &[]);
+        let mut client = watchdog.client();
+        client.send("HEAD", "/", &[], b"");
+        let head = client.head().unwrap();
+        assert_eq!((head.status, head.header("X-Openfaas-Internal")), (500, Some("of-watchdog")));
+    }
+
     #[test]
     fn an_answer_that_breaks_off_is_cut_for_the_client_too() {
         if !is("of") {

@@ -169,6 +169,47 @@ fn when_the_crowd_has_gone_so_has_the_limit() {
     assert_eq!(worker.knee.limit(), None);
 }
 
+/// A worker that needs CPU, with a limit.
+fn limited() -> Worker {
+    let mut worker = Worker::new(1000, 5000, 0);
+    worker.demand = 2;
+    worker.run(2000);
+    worker.demand = 100;
+    worker.run(8000);
+    assert!(worker.knee.limit().is_some());
+    worker
+}
+
+#[test]
+fn a_limit_under_which_nothing_ends_goes_and_one_that_only_takes_its_time_stays() {
+    let mut worker = limited();
+    // From now on all that run are event streams: nothing ends, and somebody waits.
+    let at = |us: u64| Moment::ZERO.after(Duration::from_micros(us));
+    let begin = worker.now_us;
+    worker.knee.held(at(begin));
+    worker.knee.held(at(begin + 50_000));
+    assert!(!worker.knee.gave_up(at(begin + 100_000)), "a moment without an end says nothing");
+    worker.knee.ended(Duration::from_millis(5), 1, at(begin + 200_000));
+    worker.knee.held(at(begin + 210_000));
+    assert!(!worker.knee.gave_up(at(begin + 390_000)), "one has ended meanwhile");
+    assert!(worker.knee.limit().is_some());
+    assert!(worker.knee.gave_up(at(begin + 6_000_000)));
+    assert_eq!(worker.knee.limit(), None);
+}
+
+#[test]
+fn a_limit_that_holds_nobody_back_is_given_up() {
+    let mut knee = Knee::new(Moment::ZERO);
+    let mut limited_ms = 0;
+    // Thirty streams stay in flight; ten short requests at a time come and go, without regard to any limit.
+    for ms in 0..60_000 {
+        let (time, now) = (Duration::from_millis(10), Moment::from_millis(ms));
+        knee.ended(time, 40, now);
+        limited_ms += u64::from(knee.limit().is_some());
+    }
+    assert!(limited_ms < 6_000, "limited for {limited_ms} of 60,000 ms, with {knee:?}");
+}
+
 proptest! {
     #[test]
     fn a_limit_is_never_below_one_whatever_happens(

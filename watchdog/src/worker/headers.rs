@@ -37,6 +37,19 @@ pub(super) fn wants_stream(headers: &HeaderMap) -> bool {
 
 /// Removes what concerns only the connection it came over; with `upgrade` the request for a new protocol is kept.
 pub(super) fn strip(headers: &mut HeaderMap, upgrade: Option<HeaderValue>) {
+    strip_answer(headers);
+    if !headers.get(TE).is_some_and(|value| has_token(value, "trailers")) {
+        headers.remove(TE);
+        headers.remove(TRAILER);
+    }
+    if let Some(protocol) = upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(UPGRADE, protocol);
+    }
+}
+
+/// The same of an answer. `Trailer` stays, since the trailers themselves pass; the server sends them to whoever takes any.
+pub(super) fn strip_answer(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
@@ -49,14 +62,6 @@ pub(super) fn strip(headers: &mut HeaderMap, upgrade: Option<HeaderValue>) {
     }
     for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE, EXPECT] {
         headers.remove(name);
-    }
-    if !headers.get(TE).is_some_and(|value| has_token(value, "trailers")) {
-        headers.remove(TE);
-        headers.remove(TRAILER);
-    }
-    if let Some(protocol) = upgrade {
-        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-        headers.insert(UPGRADE, protocol);
     }
 }
 

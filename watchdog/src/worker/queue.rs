@@ -56,6 +56,21 @@ impl Queue {
         running.set_limit(knee.limit().and_then(|limit| u64::try_from(limit).ok()));
     }
 
+    /// Somebody waited for as long as it may and has left the queue. Whether the limit was to blame, and is gone: then everybody
+    /// who waits may run.
+    fn gave_up(&self, running: &Arc<Running>) -> bool {
+        let mut state = self.lock();
+        state.waiting.retain(|waiting| !waiting.is_closed());
+        let now = running.now();
+        if !state.knee.as_mut().is_some_and(|knee| knee.gave_up(now)) {
+            return false;
+        }
+        running.set_limit(None);
+        drop(state);
+        self.release(running);
+        true
+    }
+
     /// Most that wait, and longest.
     fn bounds(&self) -> (usize, Duration) {
         let QueueSettings { most, wait, .. } = self.settings;
@@ -115,10 +130,8 @@ impl Running {
                 turn.close();
                 match turn.try_recv() {
                     Ok(claim) => Ok((claim.used(), true)),
-                    Err(_) => {
-                        self.queue.lock().waiting.retain(|waiting| !waiting.is_closed());
-                        Err(self.bounce(Reason::Late))
-                    }
+                    Err(_) if self.queue.gave_up(self) => Ok((self.claim(), true)),
+                    Err(_) => Err(self.bounce(Reason::Late)),
                 }
             }
         }
@@ -130,6 +143,9 @@ impl Running {
             Admission::Run => Ok(Turn::Now(self.claim())),
             Admission::Queue { .. } => {
                 let (sender, turn) = oneshot::channel();
+                if let Some(knee) = &mut state.knee {
+                    knee.held(self.now());
+                }
                 state.waiting.push_back(sender);
                 Ok(Turn::Wait(turn))
             }

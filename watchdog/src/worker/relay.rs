@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue,
+};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use tokio::time::Instant;
@@ -50,6 +52,9 @@ enum RelayError {
     Unreachable(std::io::Error),
     #[error("{0}")]
     Broken(hyper::Error),
+    /// The client looks at lengths only where a body follows, and our own server sends nothing of such an answer.
+    #[error("the answer has several lengths")]
+    Lengths,
     #[error("request body: {0}")]
     Inbound(Fault),
     #[error("deadline exceeded")]
@@ -182,7 +187,10 @@ impl Relay {
                 .then(|| parts.clone());
             let error =
                 match lease.sender.try_send_request(Request::from_parts(parts, inbound)).await {
-                    Ok(response) => return Ok((response, lease)),
+                    Ok(response) if has_one_length(response.headers()) => {
+                        return Ok((response, lease));
+                    }
+                    Ok(_) => return Err(RelayError::Lengths),
                     Err(error) => error,
                 };
             let mut error = error;
@@ -225,7 +233,7 @@ impl Relay {
         exchange: Exchange,
     ) -> Response<Body> {
         let (mut parts, mut incoming) = response.into_parts();
-        headers::strip(&mut parts.headers, None);
+        headers::strip_answer(&mut parts.headers);
         if !plan.is_stream {
             parts.headers.insert(DURATION, answer::seconds(exchange.elapsed()));
         }
@@ -258,10 +266,9 @@ impl Relay {
             RelayError::Inbound(Fault::Malformed) | RelayError::Target => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
-            RelayError::Unreachable(_) | RelayError::Broken(_) if plan.is_stream => {
-                StatusCode::BAD_GATEWAY
+            RelayError::Unreachable(_) | RelayError::Broken(_) | RelayError::Lengths => {
+                if plan.is_stream { StatusCode::BAD_GATEWAY } else { unreachable }
             }
-            RelayError::Unreachable(_) | RelayError::Broken(_) => unreachable,
         };
         if let (RelayError::Deadline, Some(limit)) = (error, plan.exec_limit) {
             line!("Upstream HTTP killed due to exec_timeout: {limit:?}");
@@ -276,6 +283,13 @@ impl Relay {
 
 /// How long a readiness probe may take when `exec_timeout` sets no limit.
 const PROBE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Whether all lengths that are said are the same.
+fn has_one_length(headers: &HeaderMap) -> bool {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let first = lengths.next();
+    lengths.all(|length| Some(length) == first)
+}
 
 /// Methods of which a second copy does no harm.
 fn is_repeatable(method: &Method) -> bool {

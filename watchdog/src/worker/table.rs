@@ -243,6 +243,11 @@ impl Running {
         self.counts.bounced.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// The time by the watchdog's clock.
+    pub(super) fn now(&self) -> Moment {
+        self.clock.now()
+    }
+
     /// Requests it works on.
     pub(crate) fn in_flight(&self) -> u64 {
         self.counts.in_flight.load(Ordering::Relaxed)
