@@ -47,9 +47,12 @@ const RETRY_TIMES: u32 = 40;
 const RETRY_MOST: Duration = Duration::from_secs(300);
 /// Between two measurements below and above the limit.
 const MEASURE_EVERY: Duration = Duration::from_secs(5);
-/// Windows in which those that were admitted before an attempt may still be there. Whoever stays longer, like an event stream,
-/// or came another way, like the requests of port 8080, is not held back, and under those a limit cannot be tried.
+/// Windows in which those above an attempt's limit may fail to get fewer. Whoever does not end, like an event stream, or came
+/// another way, like the requests of port 8080, is not held back, and under those a limit cannot be tried.
 const CROWDED_MOST: u32 = 5;
+/// Without an end for this long, and twice as long as a window lasts, a limit is no good. Short of CPU, a worker that gets on
+/// well may end nothing for some hundred ms.
+const STUCK: Duration = Duration::from_secs(2);
 
 /// Finds the limit of one worker.
 #[derive(Debug)]
@@ -64,8 +67,8 @@ pub(crate) struct Knee {
     retry: Duration,
     /// Since when somebody waits while nothing has ended.
     held_since: Option<Moment>,
-    /// Windows of the present attempt with more in flight than its limit.
-    crowded: u32,
+    /// Windows of the present attempt with more in flight than its limit and no fewer than before, and how many those were.
+    crowded: (u32, f64),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -139,7 +142,7 @@ impl Knee {
             try_at: now,
             retry: RETRY,
             held_since: None,
-            crowded: 0,
+            crowded: (0, f64::INFINITY),
         }
     }
 
@@ -163,10 +166,11 @@ impl Knee {
         self.held_since.get_or_insert(now);
     }
 
-    /// One that had to wait has waited for as long as it may. Takes the limit back, and says so, if nothing has ended for as long
-    /// as a window lasts: those that run do not end soon, so waiting for their places is in vain.
+    /// One that had to wait has waited for as long as it may. Takes the limit back, and says so, if nothing has ended for long:
+    /// those that run do not end soon, so waiting for their places is in vain.
     pub(crate) fn gave_up(&mut self, now: Moment) -> bool {
-        let is_stuck = self.held_since.is_some_and(|since| now.since(since) >= self.window.least);
+        let longest = STUCK.max(self.window.least * 2);
+        let is_stuck = self.held_since.is_some_and(|since| now.since(since) >= longest);
         if is_stuck && self.phase != Phase::Open {
             self.phase = self.failed(now);
         }
@@ -254,13 +258,14 @@ impl Knee {
         }
         // Those admitted before are still there: what is seen is not yet what the limit does.
         if seen.most > limit * 1.25 + 1.0 {
-            self.crowded += 1;
-            if self.crowded > CROWDED_MOST {
+            let (windows, before) = self.crowded;
+            self.crowded = if seen.most < before { (0, seen.most) } else { (windows + 1, before) };
+            if self.crowded.0 > CROWDED_MOST {
                 return self.failed(now);
             }
             return Phase::Trying { limit, rate, is_first, descends };
         }
-        self.crowded = 0;
+        self.crowded = (0, f64::INFINITY);
         if descends && limit >= CROWD {
             let rate = rate.max(seen.rate);
             return Phase::Trying { limit: limit / 2.0, rate, is_first: false, descends };
@@ -270,7 +275,7 @@ impl Knee {
     }
 
     fn failed(&mut self, now: Moment) -> Phase {
-        self.crowded = 0;
+        self.crowded = (0, f64::INFINITY);
         self.held_since = None;
         self.try_at = now.after(self.retry.max(self.window.least * RETRY_TIMES));
         self.retry = (self.retry * 4).min(RETRY_MOST);

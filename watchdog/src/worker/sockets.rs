@@ -5,11 +5,12 @@
 //! generation leads to nobody who may answer and is closed.
 //! Source: limits as in `pool`, which are of-watchdog's.
 
-use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use hyperfaas_protocol::moment::{Clock, Moment, SystemClock};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use tokio::net::TcpStream;
 
 /// Most connections kept idle.
@@ -87,8 +88,9 @@ impl Sockets {
     }
 }
 
-/// Whether neither a byte nor the end has come. Costs no call while the event loop has heard nothing.
+/// Whether neither a byte nor the end has come. Asks the kernel: the event loop may not have heard yet of what is there, and the
+/// next request would get it as its answer.
 fn is_quiet(stream: &TcpStream) -> bool {
-    let mut byte = [0];
-    stream.try_read(&mut byte).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    recv(stream, &mut [0; 1], flags).is_err_and(|error| error == Errno::AGAIN)
 }
