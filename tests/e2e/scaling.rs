@@ -189,7 +189,7 @@ async fn switched_off_nothing_follows_the_load() {
     stack.deploy("burn", BURN, fields).await;
     stack.available("burn", 1).await;
     let container = stack.containers("burn").pop().expect("one container");
-    let stream = Stream::on(&stack, "/function/burn?ms=5", Duration::from_millis(40));
+    let stream = Stream::on(&stack, "/function/burn?ms=20", Duration::from_millis(40));
     stack
         .eventually("the burst is seen", async || stack.log().contains("crossed a watermark"))
         .await;
