@@ -65,6 +65,25 @@ pub struct Boot {
     pub in_flight_max: Option<u32>,
 }
 
+impl Boot {
+    /// That of a container without an owner, whose control link takes `key`.
+    pub const fn standby(key: String) -> Self {
+        Self {
+            version: LINK_VERSION,
+            key,
+            control_port: CONTROL_PORT,
+            http_port: FUNCTION_PORT,
+            kind: FunctionKind::Watchdog,
+            entrypoint: Vec::new(),
+            command: Vec::new(),
+            user: String::new(),
+            has_home: false,
+            is_standby: true,
+            in_flight_max: None,
+        }
+    }
+}
+
 /// The provider's first line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {

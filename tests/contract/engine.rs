@@ -12,6 +12,7 @@ use hyperfaas_provider::engine::{
 use tokio::time::{Instant, timeout};
 
 use super::lab::{DockerLab, Lab, PATIENCE, SimLab, function, lines_until, secret};
+use crate::support::docker::standby_order;
 
 /// Grace for containers that end at once when told to.
 const GRACE: Duration = Duration::from_secs(20);
@@ -59,7 +60,7 @@ async fn standby_containers_are_listed_apart_and_end_like_others(lab: &impl Lab)
     let engine = lab.engine();
     let mut events = engine.events();
     assert_eq!(next(&mut events).await, EngineEvent::Connected);
-    let (first, second) = (lab.standby_order(), lab.standby_order());
+    let (first, second) = (standby_order(), standby_order());
     let (one, two) =
         tokio::join!(engine.start_standby(first.clone()), engine.start_standby(second));
     let (one, two) = (one.unwrap(), two.unwrap());
@@ -83,21 +84,21 @@ async fn standby_containers_are_listed_apart_and_end_like_others(lab: &impl Lab)
 
 async fn a_renamed_container_is_found_by_its_new_name(lab: &impl Lab) {
     let engine = lab.engine();
-    let standby = engine.start_standby(lab.standby_order()).await.unwrap();
+    let standby = engine.start_standby(standby_order()).await.unwrap();
     let replica = engine.start(lab.order("f", &[]).await).await.unwrap();
-    let name = lab.standby_order().name;
+    let name = standby_order().name;
     engine.rename(&standby.container, &name).await.unwrap();
     assert_eq!(engine.list_standby().await.unwrap()[0].name, name);
     let error = engine.rename(&standby.container, &replica.replica).await.unwrap_err();
     assert!(matches!(&error, EngineError::Refused(text) if text.contains("is taken")), "{error}");
     let nobody = ContainerId("f".repeat(64));
-    let error = engine.rename(&nobody, &lab.standby_order().name).await.unwrap_err();
+    let error = engine.rename(&nobody, &standby_order().name).await.unwrap_err();
     assert!(matches!(error, EngineError::NotFound), "{error}");
 }
 
 async fn a_first_process_is_told_while_it_runs(lab: &impl Lab) {
     let engine = lab.engine();
-    let standby = engine.start_standby(lab.standby_order()).await.unwrap();
+    let standby = engine.start_standby(standby_order()).await.unwrap();
     assert!(engine.process(&standby.container).await.unwrap() > 1);
     lab.kill(&standby.container).await;
     let ended = async {

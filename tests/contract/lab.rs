@@ -13,7 +13,7 @@ use hyperfaas_protocol::{FunctionKey, FunctionName, SecretName};
 use hyperfaas_provider::engine::sim::{Exit, Program, SimEngine, SimHost, Terminates};
 use hyperfaas_provider::engine::{
     Bounds, ContainerId, ContainerUsage, Engine, Image, LogQuery, Observed, PullPolicy, ReplicaId,
-    SecretFile, StandbyOrder, StartOrder,
+    SecretFile, StartOrder,
 };
 use uuid::Uuid;
 
@@ -46,27 +46,6 @@ pub(super) trait Lab {
     async fn bounds(&self, container: &Observed) -> Bounds;
     /// How many sets of secrets the host keeps.
     async fn secrets_kept(&self) -> usize;
-
-    /// An order for a standby container.
-    fn standby_order(&self) -> StandbyOrder {
-        StandbyOrder {
-            name: ReplicaId(format!("standby.{}", &Uuid::new_v4().simple().to_string()[..10])),
-            boot: Boot {
-                version: LINK_VERSION,
-                key: "key".into(),
-                control_port: CONTROL_PORT,
-                http_port: FUNCTION_PORT,
-                kind: FunctionKind::Watchdog,
-                entrypoint: Vec::new(),
-                command: Vec::new(),
-                user: String::new(),
-                has_home: false,
-                is_standby: true,
-                in_flight_max: None,
-            },
-            limits: Bounds::default(),
-        }
-    }
 
     /// An order for a replica of `name` whose program does what `script` says, as variables of the stand-in.
     async fn order(&self, name: &str, script: &[(&str, &str)]) -> StartOrder {

@@ -15,8 +15,8 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{Instant, timeout};
 
-use super::slots::{Bench, standby_order};
-use crate::support::docker::Corner;
+use super::slots::Bench;
+use crate::support::docker::{Corner, standby_order};
 use crate::support::stack::{PATIENCE, binary};
 
 /// The worker that is given functions here.

@@ -7,21 +7,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyperfaas_protocol::SecretName;
-use hyperfaas_protocol::control::{Boot, CONTROL_PORT, FUNCTION_PORT, LINK_VERSION};
-use hyperfaas_protocol::image::FunctionKind;
 use hyperfaas_provider::engine::docker::DockerEngine;
-use hyperfaas_provider::engine::{
-    Bounds, Engine, Image, PullPolicy, ReplicaId, SecretFile, Standby, StandbyOrder,
-};
+use hyperfaas_provider::engine::{Engine, Image, PullPolicy, SecretFile, Standby};
 use hyperfaas_provider::node::rights;
 use hyperfaas_provider::node::rootfs::{Root, Roots};
 use hyperfaas_provider::node::slot::{
     Exchange, Identity, SlotError, SlotName, SlotOrder, Slots, Target,
 };
 use tokio::time::Instant;
-use uuid::Uuid;
 
-use crate::support::docker::Corner;
+use crate::support::docker::{Corner, standby_order};
 
 /// The guest's number, as no image has it.
 const GUEST: Identity = Identity { uid: 200_007, gid: 200_007 };
@@ -88,26 +83,6 @@ impl Bench {
 
     pub(super) fn mounts(&self) -> String {
         std::fs::read_to_string(format!("/proc/{}/mountinfo", self.target.pid)).unwrap()
-    }
-}
-
-pub(super) fn standby_order() -> StandbyOrder {
-    StandbyOrder {
-        name: ReplicaId(format!("standby.{}", &Uuid::new_v4().simple().to_string()[..10])),
-        boot: Boot {
-            version: LINK_VERSION,
-            key: "key".into(),
-            control_port: CONTROL_PORT,
-            http_port: FUNCTION_PORT,
-            kind: FunctionKind::Watchdog,
-            entrypoint: Vec::new(),
-            command: Vec::new(),
-            user: String::new(),
-            has_home: false,
-            is_standby: true,
-            in_flight_max: None,
-        },
-        limits: Bounds::default(),
     }
 }
 

@@ -12,8 +12,19 @@ use bollard::query_parameters::{
     RemoveContainerOptionsBuilder, RemoveImageOptionsBuilder, RemoveVolumeOptionsBuilder,
 };
 use futures_util::TryStreamExt;
+use hyperfaas_protocol::control::Boot;
 use hyperfaas_provider::engine::docker::{DEFAULT_HOST, DockerConfig, DockerEngine};
+use hyperfaas_provider::engine::{Bounds, ReplicaId, StandbyOrder};
 use uuid::Uuid;
+
+/// An order for a standby container that nobody else has the name of, with the key `key`.
+pub(crate) fn standby_order() -> StandbyOrder {
+    StandbyOrder {
+        name: ReplicaId(format!("standby.{}", &Uuid::new_v4().simple().to_string()[..10])),
+        boot: Boot::standby("key".into()),
+        limits: Bounds::default(),
+    }
+}
 
 /// The corner.
 pub(crate) struct Corner {

@@ -7,8 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyperfaas_protocol::control::{Boot, CONTROL_PORT, FUNCTION_PORT, LINK_VERSION};
-use hyperfaas_protocol::image::FunctionKind;
+use hyperfaas_protocol::control::Boot;
 use tokio::time::{sleep, timeout};
 use tracing::{Instrument, debug, info, info_span, warn};
 use uuid::Uuid;
@@ -49,7 +48,11 @@ impl Reconciler {
 
     async fn start_standby(self: &Arc<Self>, name: ReplicaId) {
         let key = replica_key(self.catalog.master_key(), &name);
-        let order = StandbyOrder { name: name.clone(), boot: boot(key), limits: Bounds::default() };
+        let order = StandbyOrder {
+            name: name.clone(),
+            boot: Boot::standby(key),
+            limits: Bounds::default(),
+        };
         if let Err(error) = self.try_start_standby(&name, order).await {
             warn!(%error, "standby container not started");
             self.cluster.standby_failed(&name, self.now());
@@ -144,22 +147,6 @@ fn is_first_name(name: &ReplicaId) -> bool {
 /// What a standby container is called while it serves `function`, in the engine's own list.
 pub(super) fn name_with(function: &hyperfaas_protocol::FunctionKey, name: &ReplicaId) -> ReplicaId {
     ReplicaId(format!("{}.{}.{}", function.namespace, function.name, name.0))
-}
-
-fn boot(key: String) -> Boot {
-    Boot {
-        version: LINK_VERSION,
-        key,
-        control_port: CONTROL_PORT,
-        http_port: FUNCTION_PORT,
-        kind: FunctionKind::Watchdog,
-        entrypoint: Vec::new(),
-        command: Vec::new(),
-        user: String::new(),
-        has_home: false,
-        is_standby: true,
-        in_flight_max: None,
-    }
 }
 
 #[cfg(test)]
