@@ -13,12 +13,11 @@ use std::time::Duration;
 
 use argon2::password_hash::phc::PasswordHash;
 use argon2::{Argon2, PasswordHasher, PasswordVerifier};
-use hyperfaas_http::auth::WATCH_PERIOD;
+use hyperfaas_http::reload::{Words, watch};
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
 
 /// Users in one file.
 const USERS_MAX: usize = 10_000;
@@ -134,16 +133,8 @@ impl Users {
 
     /// Looks at the file every two seconds until `stop`, and takes over what is new.
     pub(crate) async fn watch(&self, stop: CancellationToken) {
-        let mut was_broken = false;
-        while stop.run_until_cancelled(sleep(WATCH_PERIOD)).await.is_some() {
-            let reloaded = self.reload();
-            match &reloaded {
-                Ok(true) => info!("users reloaded"),
-                Err(error) if !was_broken => warn!(%error, "users stay as they were"),
-                Ok(false) | Err(_) => {}
-            }
-            was_broken = reloaded.is_err();
-        }
+        let words = Words { reloaded: "users reloaded", kept: "users stay as they were" };
+        watch(stop, words, || self.reload()).await;
     }
 
     /// The role of `name`, if `password` is right.

@@ -21,19 +21,16 @@ use http::header::{AUTHORIZATION, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
 
+use crate::reload::{Words, watch};
 use crate::throttle::Throttle;
 
 /// File with the user's name in the secret directory.
 pub const USER_FILE: &str = "basic-auth-user";
 /// File with the password in the secret directory.
 pub const PASSWORD_FILE: &str = "basic-auth-password";
-
-/// How soon new credentials are in force.
-pub const WATCH_PERIOD: Duration = Duration::from_secs(2);
 
 /// Why the credentials could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -150,22 +147,11 @@ impl BasicAuth {
         Ok(is_new)
     }
 
-    /// Looks at the files every [`WATCH_PERIOD`] until `stop`, and takes over what is new.
-    ///
-    /// Read, not watched: secrets are replaced by renaming folders around links, which watches lose.
+    /// Looks at the files every two seconds until `stop`, and takes over what is new.
     pub async fn watch(&self, stop: CancellationToken) {
-        let mut was_broken = false;
-        while stop.run_until_cancelled(sleep(WATCH_PERIOD)).await.is_some() {
-            let reloaded = self.reload();
-            match &reloaded {
-                Ok(true) => info!("basic auth credentials reloaded"),
-                Err(error) if !was_broken => {
-                    warn!(%error, "basic auth credentials stay as they were");
-                }
-                Ok(false) | Err(_) => {}
-            }
-            was_broken = reloaded.is_err();
-        }
+        let reloaded = "basic auth credentials reloaded";
+        let words = Words { reloaded, kept: "basic auth credentials stay as they were" };
+        watch(stop, words, || self.reload()).await;
     }
 
     fn credentials(&self) -> RwLockReadGuard<'_, Credentials> {

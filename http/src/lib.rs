@@ -12,6 +12,7 @@ pub mod forward;
 pub mod headers;
 pub mod hold;
 pub mod progress;
+pub mod reload;
 pub mod serve;
 mod socket;
 pub mod target;

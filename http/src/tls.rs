@@ -10,16 +10,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::net::TcpStream;
-use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
 
-use crate::auth::WATCH_PERIOD;
+use crate::reload::{Words, watch};
 
 /// Why a certificate could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -89,16 +87,8 @@ impl Tls {
 
     /// Looks at the files every two seconds until `stop`, and takes over what is new.
     pub async fn watch(&self, stop: CancellationToken) {
-        let mut was_broken = false;
-        while stop.run_until_cancelled(sleep(WATCH_PERIOD)).await.is_some() {
-            let reloaded = self.reload();
-            match &reloaded {
-                Ok(true) => info!("certificate reloaded"),
-                Err(error) if !was_broken => warn!(%error, "certificate stays as it was"),
-                Ok(false) | Err(_) => {}
-            }
-            was_broken = reloaded.is_err();
-        }
+        let words = Words { reloaded: "certificate reloaded", kept: "certificate stays as it was" };
+        watch(stop, words, || self.reload()).await;
     }
 
     /// Shakes hands with a caller.
