@@ -95,20 +95,7 @@ pub async fn forward(
     mut request: Request<Body>,
     options: &ForwardOptions,
 ) -> Result<Response<Body>, ForwardError> {
-    let upgrade = requested_upgrade(request.headers());
-    let is_stream = upgrade.is_some() || accepts_stream(request.headers());
-    let content_type = request.headers().get(CONTENT_TYPE).cloned();
-    let caller = request.extensions_mut().remove::<OnUpgrade>().filter(|_| upgrade.is_some());
-    prepare(&mut request, options, upgrade.as_ref());
-    let keeps_host = match options.host {
-        HostPolicy::Keep => true,
-        HostPolicy::Upstream => false,
-        HostPolicy::UpstreamUnlessStream => is_stream,
-    };
-    if !keeps_host {
-        request.headers_mut().insert(HOST, pool.host().clone());
-    }
-
+    let Kept { is_stream, content_type, caller } = prepare(&mut request, options, pool.host());
     let (request, progress) = watch(request);
     let head_timeout = options.head_timeout.filter(|_| !is_stream);
     let sent = match head_timeout {
@@ -156,12 +143,23 @@ where
     }
 }
 
-/// Makes the request fit for the next hop.
-pub fn prepare(
-    request: &mut Request<Body>,
-    options: &ForwardOptions,
-    upgrade: Option<&HeaderValue>,
-) {
+/// What the answer's treatment depends on, of a request that is on its way.
+#[derive(Debug)]
+pub struct Kept {
+    /// Whether the caller waits for an event stream or another protocol.
+    pub is_stream: bool,
+    /// The request's own type, for answers without one.
+    pub content_type: Option<HeaderValue>,
+    /// Where the caller's connection goes when protocols are switched.
+    pub caller: Option<OnUpgrade>,
+}
+
+/// Makes the request fit for the next hop, at `host`.
+pub fn prepare(request: &mut Request<Body>, options: &ForwardOptions, host: &HeaderValue) -> Kept {
+    let upgrade = requested_upgrade(request.headers());
+    let is_stream = upgrade.is_some() || accepts_stream(request.headers());
+    let content_type = request.headers().get(CONTENT_TYPE).cloned();
+    let caller = request.extensions_mut().remove::<OnUpgrade>().filter(|_| upgrade.is_some());
     *request.uri_mut() = origin_form(request.uri());
     *request.version_mut() = Version::HTTP_11;
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
@@ -171,8 +169,17 @@ pub fn prepare(
     }
     strip_hop_by_hop(headers);
     if let Some(protocol) = upgrade {
-        set_upgrade(headers, protocol.clone());
+        set_upgrade(headers, protocol);
     }
+    let keeps_host = match options.host {
+        HostPolicy::Keep => true,
+        HostPolicy::Upstream => false,
+        HostPolicy::UpstreamUnlessStream => is_stream,
+    };
+    if !keeps_host {
+        headers.insert(HOST, host.clone());
+    }
+    Kept { is_stream, content_type, caller }
 }
 
 fn set_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {

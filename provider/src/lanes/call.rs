@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::header::{
-    CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
+    CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
 };
 use axum::http::request::Parts;
 use axum::http::{Method, Request, Response};
@@ -19,8 +19,8 @@ use bytes::{Bytes, BytesMut};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::upgrade::OnUpgrade;
-use hyperfaas_http::forward::{ForwardOptions, HostPolicy, prepare};
-use hyperfaas_http::headers::{X_FORWARDED_FOR, accepts_stream, requested_upgrade};
+use hyperfaas_http::forward::{ForwardOptions, Kept, prepare};
+use hyperfaas_http::headers::X_FORWARDED_FOR;
 use hyperfaas_http::progress::{Progress, stalled};
 use hyperfaas_protocol::duration::GoDuration;
 use hyperfaas_protocol::lane::{
@@ -95,19 +95,9 @@ impl<'a> Call<'a> {
         options: &'a ForwardOptions,
         host: &HeaderValue,
     ) -> Result<Self, LaneError> {
-        let upgrade = requested_upgrade(request.headers());
-        let is_stream = upgrade.is_some() || accepts_stream(request.headers());
-        let content_type = request.headers().get(CONTENT_TYPE).cloned();
-        let caller = request.extensions_mut().remove::<OnUpgrade>().filter(|_| upgrade.is_some());
-        prepare(&mut request, options, upgrade.as_ref());
-        let keeps_host = match options.host {
-            HostPolicy::Keep => true,
-            HostPolicy::Upstream => false,
-            HostPolicy::UpstreamUnlessStream => is_stream,
-        };
-        if !keeps_host || !request.headers().contains_key(HOST) {
-            request.headers_mut().insert(HOST, host.clone());
-        }
+        let Kept { is_stream, content_type, caller } = prepare(&mut request, options, host);
+        // A stream keeps its caller's, and a caller of HTTP/1.0 may have named none.
+        request.headers_mut().entry(HOST).or_insert_with(|| host.clone());
         let (parts, body) = request.into_parts();
         let body = settle(body, options.head_timeout).await?;
         Ok(Self {
