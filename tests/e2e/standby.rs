@@ -177,7 +177,7 @@ async fn without_standby_containers_everything_works_as_before() {
     assert!(names(&stack).is_empty());
 }
 
-/// `HYPERFAAS_ZERO_ROUNDS` sets how often; prints how long a request to a function at zero takes to its answer's first byte.
+/// `HYPERFAAS_ZERO_ROUNDS` sets how often, `HYPERFAAS_ZERO_LOG` a file for the provider's log; prints how long a request to a function at zero takes to its answer's first byte.
 #[tokio::test]
 async fn a_request_to_a_function_at_zero_is_answered_round_after_round() {
     let mut stack = stack(&[("HYPERFAAS_STANDBY_MIN", "2")]).await;

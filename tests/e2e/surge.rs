@@ -169,8 +169,8 @@ async fn a_container_comes_back_without_a_trace_of_its_guest_and_serves_as_anoth
         assert!(!mounts.contains("/.hyperfaas/slots/"), "{mounts}");
         let epoch = format!("\"epoch\":{}", round + 1);
         let log = stack.log();
-        let said = log.lines().filter(|line| line.contains("standby container waits again"));
-        assert!(said.last().is_some_and(|line| line.contains(&epoch)), "{epoch} in {log}");
+        let mut said = log.lines().filter(|line| line.contains("standby container waits again"));
+        assert!(said.next_back().is_some_and(|line| line.contains(&epoch)), "{epoch} in {log}");
         back_to_zero(&stack, "f").await;
     }
     let texts: Vec<_> = answers.iter().map(|(_, text)| text.as_str()).collect();
