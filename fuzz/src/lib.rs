@@ -9,6 +9,7 @@
 pub mod chunks;
 #[path = "../../watchdog/src/gate.rs"]
 mod gate;
+pub mod seeds;
 #[path = "../../provider/src/lanes/wire.rs"]
 pub mod wire;
 

@@ -35,6 +35,9 @@ const METRICS_FAILED: u8 = 2;
 
 /// After this time what only the start needed is let go.
 const SETTLED: Duration = Duration::from_secs(1);
+/// After this time without a request what only requests needed is let go. Shorter pauses are part of a load: its next request
+/// would pay for reading the program's pages again, some 100 µs.
+const QUIET: Duration = Duration::from_secs(5);
 
 /// What is running.
 struct App {
@@ -176,9 +179,13 @@ impl App {
 
     /// Waits for the end: a signal, or the owner's process taking us along.
     async fn live(mut self, signals: &mut StopSignals) -> u8 {
-        tokio::spawn(async {
+        let books = self.books.clone();
+        tokio::spawn(async move {
             tokio::time::sleep(SETTLED).await;
-            sys::trim();
+            loop {
+                sys::trim();
+                books.rest(QUIET).await;
+            }
         });
         tokio::select! {
             signal = signals.wait() => self.drain(signal).await,

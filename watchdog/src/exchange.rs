@@ -31,6 +31,8 @@ pub(crate) struct Books {
     refused: AtomicU64,
     service_us: AtomicU64,
     arrival: Notify,
+    /// The same for somebody else.
+    stir: Notify,
     pub(crate) metrics: Metrics,
     clock: SystemClock,
 }
@@ -57,6 +59,7 @@ impl Books {
             refused: AtomicU64::new(0),
             service_us: AtomicU64::new(0),
             arrival: Notify::new(),
+            stir: Notify::new(),
             metrics: Metrics::default(),
             clock,
         }
@@ -88,6 +91,23 @@ impl Books {
         self.arrival.notified().await;
     }
 
+    /// Waits until, after some request at least, none has come for `quiet` and none is in flight. For one waiter.
+    pub(crate) async fn rest(&self, quiet: Duration) {
+        let arrived = || self.arrived.load(Ordering::Relaxed);
+        let mut seen = arrived();
+        loop {
+            self.stir.notified().await;
+            // Otherwise one of those that came before has been noticed once more.
+            while arrived() != seen || self.running() > 0 {
+                seen = arrived();
+                tokio::time::sleep(quiet).await;
+                if arrived() == seen && self.running() == 0 {
+                    return;
+                }
+            }
+        }
+    }
+
     /// Opens the books for a request whose head nobody here has read.
     pub(crate) fn open_unnamed(self: &Arc<Self>) -> Exchange {
         // A token of the right form that no metric has a name for.
@@ -106,6 +126,7 @@ impl Books {
         self.arrived.fetch_add(1, Ordering::Relaxed);
         if self.running.fetch_add(1, Ordering::Relaxed) == 0 {
             self.arrival.notify_one();
+            self.stir.notify_one();
         }
         Exchange {
             books: self.clone(),

@@ -137,9 +137,9 @@ impl Lanes {
         header: &Header,
         running: Arc<Running>,
     ) -> io::Result<After> {
-        match (running.mode.relay(), header.flags.has(Flags::DESCRIBED)) {
-            (Some(_), false) => self.raw(stream, inlet, header, running).await,
-            (None, true) => self.described(stream, inlet, header, running).await,
+        match (running.mode.takes_heads(), header.flags.has(Flags::DESCRIBED)) {
+            (false, false) => self.raw(stream, inlet, header, running).await,
+            (true, true) => self.described(stream, inlet, header, running).await,
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }
@@ -148,7 +148,7 @@ impl Lanes {
 fn welcome(running: &Running) -> Header {
     let relay = running.mode.relay();
     let status = relay.map_or(500, |relay| relay.unreachable_status());
-    let flags = Flags::NONE.with_if(Flags::DESCRIBED, relay.is_none());
+    let flags = Flags::NONE.with_if(Flags::DESCRIBED, running.mode.takes_heads());
     Header { flags, status, ..Header::new(Kind::Welcome, 0) }
 }
 

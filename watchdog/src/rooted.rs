@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 
 /// A guest's root directory.
 #[derive(Debug)]
@@ -30,6 +31,14 @@ impl Root {
         is_file(&file).then(|| file.into())
     }
 
+    /// A directory, to be looked up in.
+    ///
+    /// # Errors
+    /// When it is none, or lies outside.
+    pub(crate) fn directory(&self, path: &Path) -> Result<OwnedFd, Errno> {
+        self.look_up(path, OFlags::PATH | OFlags::DIRECTORY)
+    }
+
     /// Whether there is a regular file that somebody may execute.
     pub(crate) fn is_executable(&self, path: &Path) -> bool {
         let mode = self
@@ -41,8 +50,12 @@ impl Root {
     }
 
     fn find(&self, path: &Path, flags: OFlags) -> Option<OwnedFd> {
+        self.look_up(path, flags).ok()
+    }
+
+    fn look_up(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
         let within = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        rustix::fs::openat2(&self.0, path, flags | OFlags::CLOEXEC, Mode::empty(), within).ok()
+        rustix::fs::openat2(&self.0, path, flags | OFlags::CLOEXEC, Mode::empty(), within)
     }
 }
 
@@ -87,6 +100,10 @@ mod tests {
             assert!(root.file(Path::new(missing)).is_none(), "{missing}");
         }
         assert!(!root.is_executable(Path::new("/plain")));
+        assert!(root.directory(Path::new("/bin")).is_ok());
+        for missing in ["/plain", "/none", "/up"] {
+            assert!(root.directory(Path::new(missing)).is_err(), "{missing}");
+        }
         assert!(Root::open(&slot.join("plain")).is_err());
     }
 }

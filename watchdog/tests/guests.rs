@@ -24,8 +24,9 @@ const PROGRAM: &str = r#"
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
+static void told(int number) { write(1, "told to end\n", 12); _exit(0); }
 int main(void) {
-    char cwd[256], line[256];
+    char cwd[256], line[1024];
     const char *name = getenv("NAME"), *ours = getenv("HYPERFAAS_SECRET");
     int count = atoi(getenv("DAEMONS"));
     printf("%s: uid %d gid %d groups %d cwd %s outside %s ours %s\n", name, getuid(), getgid(), getgroups(0, 0),
@@ -43,6 +44,7 @@ int main(void) {
     if (getenv("FORKS") && fork() == 0)
         for (;;) /* Always a young process that nobody has seen yet. */
             if (fork() != 0) _exit(0);
+    if (getenv("AT_TERM")) signal(SIGTERM, strcmp(getenv("AT_TERM"), "ignore") ? told : SIG_IGN);
     struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(5473)};
     int door = socket(AF_INET, SOCK_STREAM, 0);
     if (bind(door, (struct sockaddr *)&at, sizeof at) || listen(door, 16)) { perror("listen"); return 1; }
@@ -50,7 +52,13 @@ int main(void) {
         int visitor = accept(door, 0, 0);
         ssize_t count = read(visitor, line, sizeof line - 1);
         line[count < 0 ? 0 : count] = 0;
+        while (getenv("ECHO") && !strstr(line, "two ")) {
+            ssize_t more = read(visitor, line + count, sizeof line - 1 - count);
+            if (more <= 0) return 1;
+            line[count += more] = 0;
+        }
         if (strncmp(line, "GET /slow", 9) == 0) continue;
+        if (getenv("ECHO")) name = line;
         dprintf(visitor, "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\n\r\n%s", strlen(name), name);
         close(visitor);
     }
@@ -300,6 +308,75 @@ fn a_guest_that_forks_without_end_is_ended() {
 }
 
 #[test]
+fn a_released_guest_is_asked_to_end_and_killed_if_it_does_not() {
+    let mut standby = Standby::start();
+    let (slot, user) = (slot(), user(8));
+    for (epoch, at_term) in [(1, "tell"), (2, "ignore")] {
+        let mut guest = guest("alice", &slot, user);
+        guest["environment"].as_array_mut().unwrap().push(json!(["AT_TERM", at_term]));
+        standby.link.say(&order(0, epoch, &guest));
+        standby.reported(0, "ready");
+        standby.release(0, epoch);
+        assert_eq!(processes(user), 0, "{at_term}");
+        while epoch == 1 && standby.log()["text"] != "stdout: told to end" {}
+    }
+}
+
+#[test]
+fn a_guest_in_mode_static_serves_its_own_files_and_none_outside() {
+    let mut standby = Standby::start();
+    let (slot, user) = (slot(), user(9));
+    std::fs::create_dir(slot.path().join("work/site")).unwrap();
+    std::fs::write(slot.path().join("work/site/page.alice"), "of alice").unwrap();
+    std::fs::create_dir(slot.path().join("etc")).unwrap();
+    std::fs::write(slot.path().join("etc/mime.types"), "text/x-alice alice\n").unwrap();
+    std::os::unix::fs::symlink("/etc", slot.path().join("work/site/etc")).unwrap();
+    let mut guest = guest("alice", &slot, user);
+    guest["environment"] = json!([["mode", "static"], ["static_path", "site"]]);
+    standby.link.say(&order(1, 1, &guest));
+    standby.reported(1, "ready");
+    let (mut lane, welcome) = Lane::to(standby.port, 1, 1);
+    assert!(welcome.flags.has(Flags::DESCRIBED));
+    let mut get = |path: &str| {
+        lane.describe_at((1, 1), "GET", path, &[], Flags::ENDS, b"");
+        let answer = lane.expect(Kind::Answer);
+        let body = lane.body();
+        (answer.header.status, answer.payload, body)
+    };
+    let (status, head, body) = get("/page.alice");
+    assert_eq!((status, &body[..]), (200, &b"of alice"[..]));
+    assert!(String::from_utf8_lossy(&head).contains("text/x-alice"), "its own tables are read");
+    for outside in ["/etc/mime.types", "/etc/passwd", "/../../etc/passwd"] {
+        assert_eq!(get(outside).0, 404, "{outside}");
+    }
+    standby.release(1, 1);
+}
+
+#[test]
+fn a_guest_that_takes_whole_bodies_gets_them_with_their_length() {
+    let mut standby = Standby::start();
+    let (slot, user) = (slot(), user(12));
+    let mut guest = guest("alice", &slot, user);
+    let more = [json!(["http_buffer_req_body", "true"]), json!(["ECHO", "1"])];
+    guest["environment"].as_array_mut().unwrap().extend(more);
+    standby.link.say(&order(0, 1, &guest));
+    standby.reported(0, "ready");
+    let (mut lane, welcome) = Lane::to(standby.port, 0, 1);
+    assert!(welcome.flags.has(Flags::DESCRIBED));
+    let fields = [("host", "h"), ("transfer-encoding", "chunked"), ("upgrade", "x")];
+    lane.describe_at((0, 1), "POST", "/path", &fields, Flags::NONE, b"one ");
+    lane.send(lane.about(Kind::Data), b"two ");
+    lane.send(lane.about(Kind::End), b"");
+    let answer = lane.expect(Kind::Answer);
+    assert_eq!(answer.header.status, 200);
+    let seen = String::from_utf8(lane.body()).unwrap().to_lowercase();
+    assert!(seen.starts_with("post /path http/1.1\r\n"), "{seen}");
+    assert!(seen.contains("\r\ncontent-length: 8\r\n") && !seen.contains("chunked"), "{seen}");
+    assert!(seen.ends_with("\r\n\r\none two ") && !seen.contains("upgrade"), "{seen}");
+    standby.release(0, 1);
+}
+
+#[test]
 fn guests_that_cannot_be_served_are_refused_and_change_nothing() {
     let mut standby = Standby::start();
     let slot = slot();
@@ -323,8 +400,16 @@ fn guests_that_cannot_be_served_are_refused_and_change_nothing() {
         (with("directory", json!("work")), "its working directory is not usable".to_owned()),
         (with("function", json!("a\nb")), "the function's name is not valid".to_owned()),
         (
-            with("environment", json!([["fprocess", "x"], ["mode", "static"]])),
-            "mode static is not served for guests".to_owned(),
+            with(
+                "environment",
+                json!([
+                    ["fprocess", "x"],
+                    ["jwt_auth", "true"],
+                    ["OPENFAAS_NAME", "x"],
+                    ["OPENFAAS_NAMESPACE", "x"]
+                ]),
+            ),
+            "jwt_auth is not served for guests".to_owned(),
         ),
         (
             with("environment", json!([["a=b", "x"]])),

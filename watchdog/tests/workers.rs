@@ -388,6 +388,8 @@ fn the_second_copy_makes_up_for_a_first_that_has_crashed() {
     for pid in &both {
         let killed = std::process::Command::new("kill").args(["-9", pid]).status().unwrap();
         assert!(killed.success());
+        // Until then it may still accept a request, and die with it.
+        eventually("it has ended", || !is_alive(pid));
         // Whichever it was, the other one or its successor answers.
         assert_eq!(container.watchdog.get("/").status, 200);
         assert_eq!(container.watchdog.get("/_/ready").status, 200);
@@ -487,7 +489,7 @@ fn switching_back_and_forth_leaks_nothing() {
     std::fs::copy(binary().0, &program).unwrap();
     let url = format!("http://127.0.0.1:{PORT}");
     let command = format!(
-        "/usr/bin/env -i mode=static static_path=/ port={PORT} suppress_lock=true HYPERFAAS_METRICS_PORT=off {}",
+        "/usr/bin/env -i mode=static static_path=/ port={PORT} healthcheck_interval=0 suppress_lock=true HYPERFAAS_METRICS_PORT=off {}",
         program.display()
     );
     let vars = [("mode", "http"), ("upstream_url", url.as_str()), ("fprocess", &command)];

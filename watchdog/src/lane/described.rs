@@ -1,4 +1,5 @@
-//! Requests for a worker without a server of its own: a process a request, or the files of a directory.
+//! Requests whose head somebody here has to read: a process a request, the files of a directory, or a server that gets whole
+//! bodies only.
 //!
 //! In: a head as data, then the body's frames. Out: the answer's head as data, then its body's frames.
 //! Always: the mode's own code serves it, as on port 8080; both bodies flow at the same time; an answer that cannot be completed
@@ -11,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use bytes::Bytes;
 use http_body::Body as _;
-use hyper::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use hyper::{Method, Request, Response, Uri};
 use hyperfaas_protocol::lane::{Flags, HEAD_MAX, Head, Header, Kind, write_answer};
 use tokio::net::TcpStream;
@@ -51,7 +52,9 @@ impl Lanes {
             }
         };
         let head = inlet.exactly(stream, header.head).await?;
-        let request = parse(&head).ok_or(ErrorKind::InvalidData)?;
+        let mut request = parse(&head).ok_or(ErrorKind::InvalidData)?;
+        // No other protocol fits into frames with a head; whoever is asked for one may answer as if it were not.
+        request.headers_mut().remove(UPGRADE);
         if header.flags.has(Flags::WAITS) {
             send(stream, &Header::new(Kind::Admitted, header.id), &[]).await?;
         }

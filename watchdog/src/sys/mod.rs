@@ -23,9 +23,23 @@ pub(crate) use sweep::{kill_all_of, remove_ipc_of};
 pub(crate) use trap::{Call, Next, Snare, Stopped, TrapFd, duplicate, peek};
 pub(crate) use trim::trim;
 
+/// Those of `numbers` that have no default effect here.
+#[expect(unsafe_code, reason = "rustix offers no signal dispositions")]
+fn changed_signals(numbers: std::ops::RangeInclusive<i32>) -> Vec<i32> {
+    let is_changed = |number: &i32| {
+        // SAFETY: plain data, for which zeroes are a value; the call only writes it.
+        unsafe {
+            let mut now: libc::sigaction = std::mem::zeroed();
+            libc::sigaction(*number, std::ptr::null(), &raw mut now) == 0
+                && now.sa_sigaction != libc::SIG_DFL
+        }
+    };
+    numbers.filter(is_changed).collect()
+}
+
 /// Gives these signals their default effect, whatever handlers we have or our parent left ignored.
 #[expect(unsafe_code, reason = "rustix offers no signal dispositions")]
-fn reset_signals(numbers: std::ops::RangeInclusive<i32>) {
+fn reset_signals(numbers: impl IntoIterator<Item = i32>) {
     for number in numbers {
         // SAFETY: SIG_DFL runs no code of ours. KILL and STOP are refused, harmlessly.
         unsafe { libc::signal(number, libc::SIG_DFL) };

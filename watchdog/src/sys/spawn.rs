@@ -14,7 +14,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustix::process::Pid;
 
@@ -49,6 +49,8 @@ struct Order<'a> {
     arguments: &'a [*const libc::c_char],
     environment: &'a [*const libc::c_char],
     seal: &'a SealedCall,
+    /// The signals whose effect the child has to make the default one.
+    signals: &'a [i32],
     /// What kept the child from executing.
     error: Option<Refusal>,
 }
@@ -79,7 +81,10 @@ pub(crate) fn spawn(launch: &Launch, seal: &SealedCall, stack: &mut ChildStack) 
     };
     let (arguments, environment) = (pointers(&launch.arguments), pointers(&launch.environment));
     let (arguments, environment) = (arguments.as_slice(), environment.as_slice());
-    let mut order = Order { launch, arguments, environment, seal, error: None };
+    // Handlers are installed before the first process starts. Resetting all would be a third of a child's system calls.
+    static CHANGED: OnceLock<Vec<i32>> = OnceLock::new();
+    let signals = CHANGED.get_or_init(|| super::changed_signals(SIGNALS));
+    let mut order = Order { launch, arguments, environment, seal, signals, error: None };
     // No handler of ours may run in the child: it would write into the pipe that wakes our event loop.
     let blocked = SignalMask::block_all();
     // SAFETY: the stack is ours alone, and grows down from its end. The child runs `child`, which
@@ -106,7 +111,7 @@ pub(crate) fn spawn(launch: &Launch, seal: &SealedCall, stack: &mut ChildStack) 
 extern "C" fn child(order: *mut libc::c_void) -> libc::c_int {
     // SAFETY: `spawn` passes a pointer to an `Order` that lives, untouched by anybody else, while this child uses its memory.
     let order = unsafe { &mut *order.cast::<Order<'_>>() };
-    let result: Result<(), Refusal> = prepare(order.launch, order.seal).and_then(|()| {
+    let result: Result<(), Refusal> = prepare(order).and_then(|()| {
         let (arguments, environment) = (order.arguments.as_ptr(), order.environment.as_ptr());
         // SAFETY: both arrays end in null and point to strings that outlive the call.
         unsafe { libc::execve(order.launch.path.as_ptr(), arguments, environment) };
@@ -117,7 +122,8 @@ extern "C" fn child(order: *mut libc::c_void) -> libc::c_int {
     unsafe { libc::_exit(NOT_EXECUTED) }
 }
 
-fn prepare(launch: &Launch, seal: &SealedCall) -> Result<(), Refusal> {
+fn prepare(order: &Order<'_>) -> Result<(), Refusal> {
+    let Order { launch, seal, signals, .. } = order;
     // Not a session: where the scheduler groups by session, making one took milliseconds.
     rustix::process::setpgid(None, None).map_err(at(Step::Group))?;
     take_streams(&launch.streams).map_err(at(Step::Streams))?;
@@ -125,7 +131,7 @@ fn prepare(launch: &Launch, seal: &SealedCall) -> Result<(), Refusal> {
     if let Some(way) = &launch.snare {
         trap::install(way.as_fd()).map_err(at(Step::Trap))?;
     }
-    super::reset_signals(SIGNALS);
+    super::reset_signals(signals.iter().copied());
     SignalMask::clear();
     Ok(())
 }

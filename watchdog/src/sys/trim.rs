@@ -1,19 +1,35 @@
-//! Gives back the memory that only the start needed.
+//! Gives back the memory that only the start, or a load that is over, needed.
 //!
-//! Out: our own program text is unmapped; the pages that are needed come back by themselves, from the page cache.
-//! Always: only what is mapped executable and read-only from a file, which is never written: nothing can be lost.
-//! Touches: our memory. Without `/proc` nothing happens.
+//! Out: our own program text is unmapped; the pages that are needed come back by themselves, from the page cache. Memory that
+//! was freed goes back to the system.
+//! Always: only what is mapped executable and read-only from a file, which is never written, and what is free: nothing can be
+//! lost.
+//! Touches: our memory. Without `/proc` the text stays.
 //! Why: the kernel maps 16 pages around each page that is touched, so that after the start most of the program counts as
-//! resident in every container.
+//! resident in every container; and the C library keeps what was freed in the middle of its heap for ever.
 
 use std::io::Read;
 
 /// Longest list of mappings that is read, in bytes; ours has some twenty lines.
 const MAPS_MAX: u64 = 64 << 10;
 
-/// Lets go of the program's text.
-#[expect(unsafe_code, reason = "madvise takes addresses")]
+/// Lets go of the program's text, and of what is free.
 pub(crate) fn trim() {
+    trim_text();
+    trim_heap();
+}
+
+/// Some milliseconds where much is free.
+#[expect(unsafe_code, reason = "a call of the C library without a safe form")]
+fn trim_heap() {
+    // Only glibc has it, and only glibc needs it.
+    #[cfg(target_env = "gnu")]
+    // SAFETY: returns pages to the system that the allocator itself knows to be free, under its own locks.
+    let _ = unsafe { libc::malloc_trim(0) };
+}
+
+#[expect(unsafe_code, reason = "madvise takes addresses")]
+fn trim_text() {
     let Ok(maps) = std::fs::File::open("/proc/self/maps") else { return };
     let mut text = String::new();
     if maps.take(MAPS_MAX).read_to_string(&mut text).is_err() {

@@ -82,9 +82,12 @@ impl Forker {
                 (Some(reader), writer)
             }
         };
-        let ours = |reader: PipeReader| pipe::Receiver::from_owned_fd(OwnedFd::from(reader));
-        let stdin =
-            pipe::Sender::from_owned_fd(OwnedFd::from(stdin)).map_err(|e| self.no_pipe(&e))?;
+        let ours = |reader: PipeReader| {
+            let reader = unblocked(reader)?;
+            pipe::Receiver::from_owned_fd_unchecked(reader)
+        };
+        let stdin = unblocked(stdin).and_then(pipe::Sender::from_owned_fd_unchecked);
+        let stdin = stdin.map_err(|e| self.no_pipe(&e))?;
         let stdout = ours(stdout).map_err(|e| self.no_pipe(&e))?;
         let stderr = stderr.map(ours).transpose().map_err(|e| self.no_pipe(&e))?;
         let streams = [child_in.into(), child_out.into(), child_err.into()];
@@ -106,6 +109,13 @@ impl Forker {
             guestlog::spawn(output::follow(stderr, Stream::Stderr, self.output));
         }
     }
+}
+
+/// Our end of a pipe we have just made, set up as the event loop wants it, which need not look at it again then.
+fn unblocked(pipe: impl Into<OwnedFd>) -> io::Result<OwnedFd> {
+    let pipe = pipe.into();
+    rustix::io::ioctl_fionbio(&pipe, true)?;
+    Ok(pipe)
 }
 
 impl Run {

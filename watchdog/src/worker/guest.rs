@@ -114,14 +114,16 @@ fn settings(guest: &Guest, root: &Root) -> Result<Config, String> {
         let max = usize::try_from(max).ok().and_then(NonZeroUsize::new);
         config.max_inflight = Some(max.ok_or("its in_flight_max is 0")?);
     }
-    match &config.mode {
-        Mode::Static { .. } => Err("mode static is not served for guests".into()),
+    match &mut config.mode {
+        // Where the keys come from is up to the guest, and asked by us: it would reach through us what its cage denies it.
         _ if config.jwt.is_some() => Err("jwt_auth is not served for guests".into()),
-        Mode::Http { settings, .. } if settings.buffer_body => {
-            Err("http_buffer_req_body is not served for guests".into())
-        }
+        // The same: the connection would be ours.
         Mode::Http { upstream, .. } if !upstream.is_loopback() => {
             Err("its upstream_url is not its own server".into())
+        }
+        Mode::Static { root: site } => {
+            *site = Path::new(&guest.directory).join(&*site);
+            Ok(config)
         }
         _ => Ok(config),
     }
@@ -175,13 +177,14 @@ mod tests {
         assert_eq!(port(&of(&[("fprocess", "x"), ("mode", "http"), url]).unwrap()), Some(5000));
         let server = Guest { kind: FunctionKind::Server, command: vec!["x".into()], ..guest(&[]) };
         assert!(settings(&server, &root).unwrap().is_relay);
+        for (path, found) in [("site", "/work/site"), ("/site", "/site")] {
+            let guest = guest(&[("mode", "static"), ("static_path", path)]);
+            let guest = Guest { directory: "/work".into(), ..guest };
+            let expected = Mode::Static { root: found.into() };
+            assert_eq!(settings(&guest, &root).unwrap().mode, expected);
+        }
         for (environment, reason) in [
             (&[][..], "provide a valid process via fprocess environmental variable"),
-            (&[("mode", "static")], "mode static is not served for guests"),
-            (
-                &[("fprocess", "x"), ("mode", "http"), url, ("buffer_http", "true")],
-                "http_buffer_req_body is not served for guests",
-            ),
             (
                 &[("fprocess", "x"), ("mode", "http"), ("upstream_url", "http://elsewhere")],
                 "its upstream_url is not its own server",

@@ -6,9 +6,12 @@
 //! Touches: those files, once at start.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
 
 /// Most bytes read of one table; the common ones have less than 100 KB.
-const TABLE_MAX: usize = 1 << 20;
+const TABLE_MAX: u64 = 1 << 20;
 /// Tables of shared-mime-info; all that exist are read.
 const GLOBS: [&str; 2] = ["/usr/local/share/mime/globs2", "/usr/share/mime/globs2"];
 /// Read only where there is none of [`GLOBS`].
@@ -89,11 +92,13 @@ const BUILT_IN: [(&str, &str); 61] = [
 pub(super) struct Media(HashMap<String, String>);
 
 impl Media {
-    /// Reads the image's tables.
-    pub(super) fn load() -> Self {
+    /// Reads the image's tables, each opened by `open`.
+    pub(super) fn load(open: impl Fn(&Path) -> Option<File>) -> Self {
         let read = |path: &&str| {
-            let bytes = std::fs::read(path).ok().filter(|bytes| bytes.len() <= TABLE_MAX)?;
-            String::from_utf8(bytes).ok()
+            let file = open(Path::new(path))?;
+            let mut bytes = Vec::new();
+            file.take(TABLE_MAX + 1).read_to_end(&mut bytes).ok()?;
+            String::from_utf8(bytes).ok().filter(|text| text.len() as u64 <= TABLE_MAX)
         };
         let mut media = Self::default();
         let globs: Vec<String> = GLOBS.iter().filter_map(read).collect();

@@ -115,6 +115,10 @@ impl Worker {
             Role::First { front } => (front, None),
             Role::Beside { crew, root } => (None, Some((crew, root))),
         };
+        if let Mode::Static { root } = &config.mode {
+            let within = beside.and_then(|(_, root)| root);
+            return Some(Self::Static(Arc::new(Site::new(root, within))));
+        }
         let is_first = beside.is_none();
         let program = |words: &[String]| {
             let program = Program::new(words.to_vec(), environment, seal);
@@ -124,8 +128,7 @@ impl Worker {
             }
         };
         Some(match &config.mode {
-            Mode::Standby => return None,
-            Mode::Static { root } => Self::Static(Arc::new(Site::new(root))),
+            Mode::Standby | Mode::Static { .. } => return None,
             Mode::Fork { kind, words } => {
                 let fprocess = config.fprocess.clone();
                 let forker = Arc::new(Forker {
@@ -198,6 +201,11 @@ impl Worker {
             Self::Relay(relay) => Some(relay),
             _ => None,
         }
+    }
+
+    /// Whether its requests have to be read as HTTP here: it has no server that could, or they are held until they are whole.
+    pub(crate) fn takes_heads(&self) -> bool {
+        self.relay().is_none_or(|relay| relay.settings.buffer_body)
     }
 
     fn read_patience(&self) -> Option<Duration> {

@@ -43,8 +43,12 @@ const LOOK_PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::f
 const LOOK_SLOW: Duration = Duration::from_secs(1);
 /// A server that lives this long has accepted its port.
 const TRAP_TRIAL: Duration = Duration::from_secs(10);
-/// Between SIGTERM after the drain and SIGKILL.
+/// Between SIGTERM after the drain and SIGKILL, when the container is stopped.
 const STOP_GRACE: Duration = Duration::from_secs(5);
+/// The same when only the worker is given up, which another function waits for. Servers without a handler end at SIGTERM at
+/// once, those that clean up mostly within some 100 ms. OpenFaaS' Go templates leave their port open for whole seconds first,
+/// so that a load balancer can notice: here nothing is sent to them any more, and longer patience would gain nothing.
+const RELEASE_GRACE: Duration = Duration::from_millis(250);
 /// Most header lines in an answer.
 const HEADERS_MAX: usize = 500;
 
@@ -87,10 +91,8 @@ pub(super) struct Signs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stop {
     No,
-    /// It is asked to, and has [`STOP_GRACE`].
-    Gently,
-    /// It is killed.
-    Now,
+    /// It is asked to, and killed after this time.
+    Within(Duration),
 }
 
 impl Default for Signs {
@@ -156,19 +158,19 @@ impl Owner {
             line!("Starting it again in {pause:?}");
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = raised(&mut stop) => return None,
+                _ = raised(&mut stop) => return None,
             }
         }
     }
 
     /// Ends the process: SIGTERM, then after [`STOP_GRACE`] the whole group is killed.
     pub(crate) fn stop(&self) {
-        self.signs.stop.send_replace(Stop::Gently);
+        self.signs.stop.send_replace(Stop::Within(STOP_GRACE));
     }
 
-    /// Ends the process at once.
-    pub(super) fn kill(&self) {
-        self.signs.stop.send_replace(Stop::Now);
+    /// The same with [`RELEASE_GRACE`]: somebody else needs the worker.
+    pub(super) fn release(&self) {
+        self.signs.stop.send_replace(Stop::Within(RELEASE_GRACE));
     }
 
     /// Whether a second process with the same port can serve beside this one.
@@ -267,11 +269,11 @@ impl Owner {
                 process.kill_group();
                 End::NotStarted(error)
             }
-            () = raised(stop) => {
-                if *stop.borrow() == Stop::Gently {
-                    process.signal(Signal::TERM);
-                    let _ = tokio::time::timeout(STOP_GRACE, process.wait()).await;
-                }
+            grace = raised(stop) => {
+                // A server may wait for its clients to go, and we are one.
+                self.pool.clear();
+                process.signal(Signal::TERM);
+                let _ = tokio::time::timeout(grace, process.wait()).await;
                 process.kill_group();
                 End::Stopped
             }
@@ -448,14 +450,17 @@ impl Owner {
         }
         tokio::select! {
             never = self.watch_port() => never,
-            () = raised(stop) => None,
+            _ = raised(stop) => None,
         }
     }
 }
 
-/// Waits until `flag` is set; its sender lives as long as the owner.
-async fn raised(stop: &mut watch::Receiver<Stop>) {
-    let _ = stop.wait_for(|stop| *stop != Stop::No).await;
+/// Waits until the process is to end, and within which time; the sender lives as long as the owner.
+async fn raised(stop: &mut watch::Receiver<Stop>) -> Duration {
+    match stop.wait_for(|stop| *stop != Stop::No).await.map(|stop| *stop) {
+        Ok(Stop::Within(grace)) => grace,
+        _ => Duration::ZERO,
+    }
 }
 
 /// Waits until a place is known.

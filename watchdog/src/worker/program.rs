@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::cgi::Variable;
 use super::crew::Crew;
@@ -30,6 +30,8 @@ pub(crate) struct Program {
     crew: Option<Arc<Crew>>,
     /// Where a guest finds its programs; `None` is the container's own root.
     root: Option<Root>,
+    /// Where the command was found last, so that not every request looks through all of `PATH`.
+    found: Mutex<Option<PathBuf>>,
 }
 
 /// Why the command did not start.
@@ -53,7 +55,8 @@ pub(crate) enum ExecError {
 
 impl Program {
     pub(crate) fn new(words: Vec<String>, environment: Vec<Variable>, seal: Seal) -> Self {
-        Self { words, environment, seal: Arc::new(seal.prepare()), crew: None, root: None }
+        let (seal, found) = (Arc::new(seal.prepare()), Mutex::default());
+        Self { words, environment, seal, crew: None, root: None, found }
     }
 
     /// The same, its processes being of `crew`, and found from `root`.
@@ -105,6 +108,14 @@ impl Program {
         if name.contains('/') {
             return Ok(PathBuf::from(name));
         }
+        let mut last = self.found.lock().expect("no holder of this lock panics");
+        if let Some(path) = last.take_if(|path| self.is_executable(path)) {
+            return Ok(last.insert(path).clone());
+        }
+        Ok(last.insert(self.search(name)?).clone())
+    }
+
+    fn search(&self, name: &str) -> Result<PathBuf, ExecError> {
         let path = self
             .environment
             .iter()
@@ -184,7 +195,10 @@ mod tests {
             "not executable"
         );
         std::fs::set_permissions(&tool, PermissionsExt::from_mode(0o755)).unwrap();
-        assert_eq!(program(&["tool"], Some(&path)).find().unwrap(), tool);
+        let found = program(&["tool"], Some(&path));
+        assert_eq!(found.find().unwrap(), tool);
+        std::fs::remove_file(&tool).unwrap();
+        assert_eq!(found.find().unwrap_err().to_string(), not_found, "it is looked for again");
         assert_eq!(program(&["./x"], None).find().unwrap(), PathBuf::from("./x"));
         assert_eq!(program(&[""], None).find().unwrap_err().to_string(), "exec: no command");
         assert_eq!(program(&["tool"], None).find().unwrap_err().to_string(), not_found);

@@ -28,6 +28,7 @@ use super::media::Media;
 use super::pieces::{Frame, Pieces};
 use super::ranges::{self, Choice, Part};
 use crate::body::Body;
+use crate::rooted::Root;
 
 /// Most entries of a directory that are listed; the list is built in memory.
 const LISTED_MAX: usize = 10_000;
@@ -38,6 +39,8 @@ const SNIFFED: u64 = 512;
 #[derive(Debug)]
 pub(crate) struct Site {
     root: PathBuf,
+    /// A guest's own root, which `root` is looked up in.
+    within: Option<Root>,
     media: Media,
 }
 
@@ -63,9 +66,13 @@ impl Found {
 }
 
 impl Site {
-    /// Serves `root`, which need not exist.
-    pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), media: Media::load() }
+    /// Serves `root`, which need not exist; that of a guest lies `within` its own root, and so do its tables of types.
+    pub(super) fn new(root: &Path, within: Option<Root>) -> Self {
+        let media = match &within {
+            Some(within) => Media::load(|path| within.file(path)),
+            None => Media::load(|path| File::open(path).ok()),
+        };
+        Self { root: root.to_owned(), within, media }
     }
 
     /// Answers one request; its body does not matter, nor does its method beyond HEAD.
@@ -102,12 +109,17 @@ impl Site {
         // A pipe must not stop us: it is opened without waiting, and then refused.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         let root_flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::DIRECTORY;
-        let root = rustix::fs::open(&self.root, root_flags, Mode::empty())?;
+        let root = match &self.within {
+            Some(within) => within.directory(&self.root)?,
+            None => rustix::fs::open(&self.root, root_flags, Mode::empty())?,
+        };
         let within = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         let opened = rustix::fs::openat2(&root, path, flags, Mode::empty(), within);
         let file = match opened {
-            // Kernels before 5.6, and sandboxes that do not know the call.
-            Err(Errno::NOSYS | Errno::PERM) => self.open_checked(path, flags)?,
+            // Kernels before 5.6, and sandboxes that do not know the call; neither has guests.
+            Err(Errno::NOSYS | Errno::PERM) if self.within.is_none() => {
+                self.open_checked(path, flags)?
+            }
             opened => opened?,
         };
         let stat = rustix::fs::fstat(&file)?;

@@ -57,6 +57,11 @@ impl Sockets {
         None
     }
 
+    /// Closes all of them.
+    pub(super) fn clear(&self) {
+        self.lock().kept.clear();
+    }
+
     /// Keeps `stream` for the next request.
     pub(crate) fn keep(self: &Arc<Self>, stream: TcpStream, generation: u64) {
         let mut idle = self.lock();

@@ -260,10 +260,12 @@ impl Switch {
         if self.table.apply(worker, Event::Drained { epoch }) != Some(Step::Clear) {
             return;
         }
-        if let Some(owner) = life.running.mode.owner() {
-            owner.kill();
+        if let Some(relay) = life.running.mode.relay() {
+            relay.sockets.clear();
+            relay.owner.release();
         }
         if let Some(owner) = life.owner {
+            // Bounded: the owner kills what does not stop.
             let _ = owner.await;
         }
         life.crew.end(&self.ground.reaper).await;

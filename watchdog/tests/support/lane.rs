@@ -86,12 +86,26 @@ impl Lane {
         flags: Flags,
         body: &[u8],
     ) {
+        self.describe_at((0, 0), method, target, fields, flags, body);
+    }
+
+    /// The same for this worker and epoch.
+    pub(crate) fn describe_at(
+        &mut self,
+        (worker, epoch): (u8, u64),
+        method: &str,
+        target: &str,
+        fields: &[(&str, &str)],
+        flags: Flags,
+        body: &[u8],
+    ) {
         let mut payload = Vec::new();
         let fields = fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
         assert!(write_request(&mut payload, method, target, fields));
         let head = u32::try_from(payload.len()).unwrap();
         payload.extend_from_slice(body);
-        let header = Header { flags: Flags::DESCRIBED.with(flags), head, ..self.request() };
+        let flags = Flags::DESCRIBED.with(flags);
+        let header = Header { worker, epoch, flags, head, ..self.request() };
         self.send(header, &payload);
     }
 
@@ -131,6 +145,19 @@ impl Lane {
             all.extend(self.expect(Kind::Data).payload);
         }
         all
+    }
+
+    /// The body behind an answer's head that came as data.
+    pub(crate) fn body(&mut self) -> Vec<u8> {
+        let mut all = Vec::new();
+        loop {
+            let Frame { header, payload } = self.frame().expect("a frame");
+            assert!(matches!(header.kind, Kind::Data | Kind::End), "{header:?}");
+            all.extend(payload);
+            if header.kind == Kind::End || header.flags.has(Flags::ENDS) {
+                return all;
+            }
+        }
     }
 
     /// Whether a frame is about the present request.
