@@ -27,7 +27,7 @@ use self::disk::Disk;
 use self::lanes::{LaneView, Lanes};
 use self::message::Message;
 use self::nats::{Nats, StreamLimits};
-use self::store::{Change, DeadLetter, DeadLimits, Effect, Fetched, Totals};
+use self::store::{Change, DeadLetter, DeadLimits, Effect, Fetched, NewMessage, Totals};
 
 pub use self::nats::NatsSettings;
 pub use self::store::StoreError;
@@ -178,7 +178,7 @@ impl Queue {
         if !has_room {
             return Err(QueueError::Functions);
         }
-        self.change(Change::Put(Box::new(message))).await.map(|_| ())
+        self.change(Change::Put(NewMessage::from(&message))).await.map(|_| ())
     }
 
     /// Lets a dead letter wait again, as if it were new; whether there was one.

@@ -9,7 +9,7 @@ use crate::error::chain;
 use crate::queue::QueueError;
 use crate::queue::lanes::Place;
 use crate::queue::message::{Head, Message};
-use crate::queue::store::{DeadLetter, Effect};
+use crate::queue::store::{DeadLetter, Effect, NewMessage};
 
 impl Nats {
     /// Up to `limit` dead letters with numbers above `after`, of `function` if given, oldest first.
@@ -86,7 +86,7 @@ impl Nats {
         message.head.accepted_ms = now_ms;
         message.head.death = None;
         let number = format!("redrive-{id}-{}", found.time.unix_timestamp_nanos());
-        let place = self.put(&message, &number).await?;
+        let place = self.put(NewMessage::from(&message), &number).await?;
         self.remove_dead(id).await?;
         Ok(Effect::Waits(place))
     }

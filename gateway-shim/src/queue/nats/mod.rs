@@ -32,7 +32,7 @@ use uuid::Uuid;
 
 use super::lanes::Place;
 use super::message::{Head, Message};
-use super::store::{Change, DeadLimits, Effect, Totals};
+use super::store::{Change, DeadLimits, Effect, NewMessage, Totals};
 use super::{Queue, QueueError, now_ms};
 use crate::error::chain;
 
@@ -170,7 +170,7 @@ impl Nats {
     pub(super) async fn change(&self, change: Change) -> Result<Effect, QueueError> {
         match change {
             Change::Put(message) => {
-                self.put(&message, &Uuid::new_v4().to_string()).await.map(Effect::Waits)
+                self.put(message, &Uuid::new_v4().to_string()).await.map(Effect::Waits)
             }
             Change::Done(place) => {
                 self.acknowledge(place.id).await?;
@@ -213,14 +213,13 @@ impl Nats {
     }
 
     /// Puts `message` into the stream, once for each `number` within two minutes.
-    async fn put(&self, message: &Message, number: &str) -> Result<Place, QueueError> {
-        let head = &message.head;
-        let token = names::token(&head.function).ok_or(QueueError::Name)?;
+    async fn put(&self, message: NewMessage, number: &str) -> Result<Place, QueueError> {
+        let NewMessage { function, accepted_ms: due_ms, bytes } = message;
+        let token = names::token(&function).ok_or(QueueError::Name)?;
         let subject = names::calls(&self.settings.stream, &token);
-        let id = self.publish(subject, message.encode(), number).await?;
-        let function: Arc<str> = head.function.as_str().into();
+        let id = self.publish(subject, bytes, number).await?;
         self.expect(&function, id);
-        Ok(Place { function, due_ms: head.accepted_ms, id })
+        Ok(Place { function, due_ms, id })
     }
 
     /// Publishes and waits for the acknowledgement; the message's number in its stream.
