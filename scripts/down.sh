@@ -39,7 +39,7 @@ fi
 
 say "removing state, images and networks"
 remove volume rm -- docker volume ls --quiet --filter name=^hyperfaas-state$ --filter name=^hyperfaas-queue$ \
-    --filter name=^hyperfaas-metrics$
+    --filter name=^hyperfaas-metrics$ --filter name=^hyperfaas-nats$
 # Watchdogs and networks may be in use elsewhere: by another installation, by services of the user's.
 docker volume ls --quiet --filter "label=$MANAGED" --filter label=com.hyperfaas.role=watchdog | while read -r volume; do
     docker volume rm "$volume" >/dev/null 2>&1 || say "kept, since in use elsewhere: volume $volume"

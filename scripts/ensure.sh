@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes sure that what the other scripts need is there: a linker and C library for cargo, a Docker engine that answers,
-# Compose, and the tool that makes the Python base from Debian's packages. `ensure.sh tests`: also the browser that tests use.
+# Compose, and the tool that makes the Python base from Debian's packages. `ensure.sh tests`: also the browser and the NATS server
+# that tests use.
 #
 # As root, what is missing is installed from Debian's packages and the engine is started. As anybody else, one line says
 # what is needed. Nothing is touched when all is there.
@@ -19,10 +20,11 @@ missing_packages() {
     if grep -qs Y /sys/module/apparmor/parameters/enabled && ! have apparmor_parser; then echo apparmor; fi
     if ! have docker-compose && ! docker compose version >/dev/null 2>&1; then echo docker-compose; fi
     if [[ -z ${HYPERFAAS_PYTHON_IMAGE:-} ]] && ! have mmdebstrap; then echo mmdebstrap; fi
-    # For the tests of the page only: 133 MB to fetch, 440 MB unpacked, under a minute.
+    # The browser is for the tests of the page only: 133 MB to fetch, 440 MB unpacked, under a minute.
     if [[ ${1:-} == tests ]]; then
         have chromium || echo chromium
         have chromedriver || echo chromium-driver
+        have nats-server || echo nats-server
     fi
 }
 
@@ -67,6 +69,10 @@ if ((${#packages[@]} > 0)); then
     is_root || die "missing: ${packages[*]} (as root: apt-get install ${packages[*]})"
     have apt-get || die "missing: ${packages[*]} (this is not Debian: install them yourself)"
     install "${packages[@]}"
+    # Tests start their own; the package would leave one running on the usual port.
+    if [[ " ${packages[*]} " == *" nats-server "* && -d /run/systemd/system ]]; then
+        quietly systemctl disable --now nats-server || true
+    fi
     have docker || install docker-cli
 fi
 

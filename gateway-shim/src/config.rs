@@ -13,7 +13,7 @@ use hyperfaas_http::{PoolSettings, ServeLimits, Tls};
 use hyperfaas_protocol::names::DEFAULT_NAMESPACE;
 
 use crate::callback::CallbackPolicy;
-use crate::queue::QueueSettings;
+use crate::queue::{NatsSettings, QueueSettings};
 use crate::trace::TraceSettings;
 use crate::upstream::Upstream;
 use crate::users::Users;
@@ -142,7 +142,7 @@ impl ProcessConfig {
     }
 }
 
-/// The queue's settings, kept in `directory` unless another one is named; `off` turns it off.
+/// The queue's settings, kept in `directory` unless another one, or NATS, is named; `off` turns it off.
 pub fn queue(settings: &mut Settings<'_>, directory: &Path) -> Option<QueueSettings> {
     let directory = match settings.text(QUEUE_DIR_NAME) {
         None => directory.to_owned(),
@@ -151,6 +151,7 @@ pub fn queue(settings: &mut Settings<'_>, directory: &Path) -> Option<QueueSetti
     };
     let defaults = QueueSettings::new(directory);
     let queue = QueueSettings {
+        nats: NatsSettings::read(settings),
         depth_max: settings.integer("HYPERFAAS_ASYNC_DEPTH_MAX", defaults.depth_max),
         bytes_max: settings.integer("HYPERFAAS_ASYNC_BYTES_MAX", defaults.bytes_max),
         body_max: settings.integer("HYPERFAAS_ASYNC_BODY_MAX", defaults.body_max),

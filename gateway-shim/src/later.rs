@@ -95,6 +95,8 @@ fn answer(refusal: &Refusal) -> Response {
         Refusal::Slow => StatusCode::REQUEST_TIMEOUT,
         Refusal::Broken | Refusal::Callback(_) => StatusCode::BAD_REQUEST,
         Refusal::Head => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        Refusal::Queue(QueueError::TooLarge) => StatusCode::PAYLOAD_TOO_LARGE,
+        Refusal::Queue(QueueError::Name) => StatusCode::NOT_FOUND,
         Refusal::Busy | Refusal::Queue(_) => StatusCode::SERVICE_UNAVAILABLE,
     };
     let mut response = plain(status, refusal.to_string());

@@ -31,7 +31,7 @@ pub mod users;
 
 pub use callback::CallbackPolicy;
 pub use config::{GatewayConfig, ProcessConfig};
-pub use queue::{Queue, QueueSettings, StoreError};
+pub use queue::{NatsSettings, Queue, QueueSettings, StoreError};
 pub use routes::{Backends, Routers, Work, router, routers};
 pub use trace::TraceSettings;
 pub use upstream::Upstream;

@@ -92,6 +92,9 @@ struct Changed {
 /// All that waits, by function.
 pub(crate) async fn queue(State(gateway): State<Arc<Gateway>>) -> Response {
     let Some(queue) = &gateway.queue else { return not_found() };
+    if !queue.refresh().await {
+        return plain(StatusCode::SERVICE_UNAVAILABLE, QueueError::Away.to_string());
+    }
     let totals = queue.totals();
     let functions = functions(queue).await;
     let view = QueueView {

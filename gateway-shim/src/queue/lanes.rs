@@ -149,6 +149,26 @@ impl Lanes {
         });
     }
 
+    /// A shared queue was looked at: it holds `depths` messages by function, those in flight anywhere included.
+    ///
+    /// What is not in flight here may be for others to deliver, or may not be due; only a fetch tells.
+    pub(crate) fn observed(&mut self, depths: &[(Arc<str>, u64)], now_ms: u64) {
+        let present: HashSet<&str> = depths.iter().map(|(function, _)| &**function).collect();
+        let absent: Vec<_> =
+            self.by_function.keys().filter(|name| !present.contains(&***name)).cloned().collect();
+        for function in absent {
+            self.change(&function, |lane| lane.depth = 0);
+        }
+        for (function, depth) in depths {
+            self.change(function, |lane| {
+                lane.depth = *depth;
+                if usize::try_from(*depth).unwrap_or(usize::MAX) > lane.taken.len() {
+                    lane.next_ms = Some(lane.next_ms.map_or(now_ms, |next| next.min(now_ms)));
+                }
+            });
+        }
+    }
+
     /// How many functions have messages.
     pub(crate) fn functions(&self) -> usize {
         self.by_function.len()
@@ -253,6 +273,23 @@ mod tests {
         lanes.kept(&name("f"), 2, 1);
         lanes.fetched(&turn, reserved, &[1], None);
         assert_eq!(&*lanes.next(2).unwrap().function, "f");
+    }
+
+    #[test]
+    fn what_a_shared_queue_holds_replaces_what_was_known() {
+        let mut lanes = Lanes::new(4);
+        lanes.kept(&name("mine"), 1, 1);
+        let turn = lanes.next(1).unwrap();
+        let reserved = lanes.reserve(&turn, 4);
+        lanes.fetched(&turn, reserved, &[1], None);
+        lanes.observed(&[(name("mine"), 1), (name("theirs"), 3)], 5);
+        assert_eq!(&*lanes.next(5).unwrap().function, "theirs");
+        assert_eq!(lanes.next(5), None, "the only one of mine is in flight");
+        lanes.observed(&[(name("theirs"), 3)], 6);
+        assert!(lanes.has("mine"), "still in flight");
+        lanes.released(&name("mine"));
+        lanes.settled(&Place { function: name("mine"), due_ms: 1, id: 1 }, None);
+        assert!(!lanes.has("mine"));
     }
 
     proptest! {

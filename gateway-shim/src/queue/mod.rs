@@ -2,12 +2,14 @@
 //!
 //! [`Queue::put`] returns once the call is on disk; whatever happens to the process after that, the call is delivered: exactly
 //! once by a process that lives, at least once when it is killed between a function's answer and the note of it.
-//! [`message`], [`retry`] and [`lanes`] are pure; [`store`] holds the disk, [`pump`] delivers.
-//! Always: many callers share one disk write (group commit); memory grows with what is in flight, not with what waits;
-//! the number of messages, their bytes, the functions that have some, and the dead letters are bounded.
+//! [`message`], [`retry`] and [`lanes`] are pure; [`disk`] or [`nats`] keeps what waits, [`pump`] delivers.
+//! Always: memory grows with what is in flight, not with what waits; the number of messages, their bytes, the functions
+//! that have some, and the dead letters are bounded.
 
+mod disk;
 pub(crate) mod lanes;
 pub(crate) mod message;
+mod nats;
 pub(crate) mod pump;
 pub(crate) mod retry;
 mod store;
@@ -17,18 +19,19 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::info;
 
+use self::disk::Disk;
 use self::lanes::{LaneView, Lanes};
 use self::message::Message;
-use self::store::{Change, DeadLetter, DeadLimits, Effect, Fetched, Store, Totals};
+use self::nats::{Nats, StreamLimits};
+use self::store::{Change, DeadLetter, DeadLimits, Effect, Fetched, NewMessage, Totals};
 
+pub use self::nats::NatsSettings;
 pub use self::store::StoreError;
 
-/// Changes waiting for the disk; further ones wait for a place.
-const CHANGES_MAX: usize = 1024;
 /// Functions that may have messages at the same time: bounds memory against calls to made-up names.
 const FUNCTIONS_MAX: usize = 10_000;
 /// Bytes of all dead letters.
@@ -37,8 +40,10 @@ const DEAD_BYTES: u64 = 1 << 30;
 /// How the queue is set up.
 #[derive(Debug, Clone)]
 pub struct QueueSettings {
-    /// Where it is kept; belongs to one process alone.
+    /// Where it is kept on disk; belongs to one process alone. Not used with `nats`.
     pub directory: PathBuf,
+    /// The servers that keep it instead, for several gateways together.
+    pub nats: Option<NatsSettings>,
     /// Most calls that may wait.
     pub depth_max: u64,
     /// Most bytes that they may take.
@@ -58,6 +63,7 @@ impl QueueSettings {
     pub fn new(directory: PathBuf) -> Self {
         Self {
             directory,
+            nats: None,
             depth_max: 1_000_000,
             bytes_max: 16 << 30,
             // OpenFaaS' own limit.
@@ -78,29 +84,40 @@ pub(crate) enum QueueError {
     /// Too many different functions have messages.
     #[error("calls to too many functions are waiting")]
     Functions,
-    /// The disk refused.
+    /// The disk, or the NATS server, refused.
     #[error("the call could not be kept")]
     Store,
+    /// The NATS server does not answer.
+    #[error("the queue cannot be reached")]
+    Away,
+    /// The NATS server takes no message of this size.
+    #[error("the call is larger than the queue takes")]
+    TooLarge,
+    /// No function can have so long a name.
+    #[error("no function has so long a name")]
+    Name,
     /// The process is ending.
     #[error("the gateway is stopping")]
     Stopping,
 }
 
-struct Order {
-    change: Change,
-    reply: oneshot::Sender<Result<Effect, QueueError>>,
+/// What keeps the messages.
+#[derive(Debug)]
+enum Backing {
+    /// An embedded database, of one gateway.
+    Disk(Disk),
+    /// Streams of NATS JetStream, of any number of gateways.
+    Nats(Box<Nats>),
 }
 
-/// The queue of one gateway; shared by all who use it.
+/// The queue of one gateway, or its part in a shared one; shared by all who use it.
 pub struct Queue {
     pub(crate) settings: QueueSettings,
-    store: Arc<Store>,
+    backing: Backing,
     lanes: Mutex<Lanes>,
     totals: Mutex<Totals>,
     /// Told when a delivery may have become possible.
     wake: Notify,
-    orders: mpsc::Sender<Order>,
-    inbox: Mutex<Option<mpsc::Receiver<Order>>>,
 }
 
 impl std::fmt::Debug for Queue {
@@ -110,42 +127,49 @@ impl std::fmt::Debug for Queue {
 }
 
 impl Queue {
-    /// Opens the queue and finds what waits in it.
+    /// Opens the queue; one on disk finds what waits in it now, one in NATS once a server answers.
     ///
     /// # Errors
     /// [`StoreError`] when the directory cannot be used, or another process uses it.
     pub fn open(settings: QueueSettings) -> Result<Self, StoreError> {
         let dead = DeadLimits { count: settings.dead_max, bytes: DEAD_BYTES };
-        let store = Arc::new(Store::open(&settings.directory, dead)?);
-        let (functions, totals) = store.load()?;
         let mut lanes = Lanes::new(settings.workers.max(1));
-        for (function, count, due_ms) in functions {
-            lanes.kept(&function, due_ms, count);
-        }
-        info!(waiting = totals.messages, dead = totals.dead, "queue of asynchronous calls opened");
-        let (orders, inbox) = mpsc::channel(CHANGES_MAX);
-        Ok(Self {
-            settings,
-            store,
-            lanes: Mutex::new(lanes),
-            totals: Mutex::new(totals),
-            wake: Notify::new(),
-            orders,
-            inbox: Mutex::new(Some(inbox)),
-        })
+        let mut totals = Totals::default();
+        let backing = if let Some(nats) = settings.nats.clone() {
+            let limits =
+                StreamLimits { messages: settings.depth_max, bytes: settings.bytes_max, dead };
+            Backing::Nats(Box::new(Nats::new(nats, limits)))
+        } else {
+            let (disk, functions);
+            (disk, functions, totals) = Disk::open(&settings.directory, dead)?;
+            for (function, count, due_ms) in functions {
+                lanes.kept(&function, due_ms, count);
+            }
+            info!(
+                waiting = totals.messages,
+                dead = totals.dead,
+                "queue of asynchronous calls opened"
+            );
+            Backing::Disk(disk)
+        };
+        let (lanes, totals) = (Mutex::new(lanes), Mutex::new(totals));
+        Ok(Self { settings, backing, lanes, totals, wake: Notify::new() })
     }
 
-    /// Keeps `message`; when this returns, it is on disk.
+    /// Keeps `message`; when this returns, it is on disk, or acknowledged by NATS.
     ///
     /// # Errors
     /// [`QueueError`]; then it is not kept.
     pub(crate) async fn put(&self, message: Message) -> Result<(), QueueError> {
-        let totals = self.totals();
-        let bytes = u64::try_from(message.body.len()).unwrap_or(u64::MAX);
-        if totals.messages >= self.settings.depth_max
-            || totals.bytes.saturating_add(bytes) > self.settings.bytes_max
-        {
-            return Err(QueueError::Full);
+        // NATS itself refuses what is too much: it alone knows what other gateways have put there.
+        if matches!(self.backing, Backing::Disk(_)) {
+            let totals = self.totals();
+            let bytes = u64::try_from(message.body.len()).unwrap_or(u64::MAX);
+            if totals.messages >= self.settings.depth_max
+                || totals.bytes.saturating_add(bytes) > self.settings.bytes_max
+            {
+                return Err(QueueError::Full);
+            }
         }
         let has_room = {
             let lanes = self.lanes();
@@ -154,13 +178,13 @@ impl Queue {
         if !has_room {
             return Err(QueueError::Functions);
         }
-        self.change(Change::Put(Box::new(message))).await.map(|_| ())
+        self.change(Change::Put(NewMessage::from(&message))).await.map(|_| ())
     }
 
     /// Lets a dead letter wait again, as if it were new; whether there was one.
     ///
     /// # Errors
-    /// [`QueueError`] when the disk refuses.
+    /// [`QueueError`] when the store refuses.
     pub(crate) async fn redrive(&self, id: u64) -> Result<bool, QueueError> {
         let change = Change::Redrive { id, now_ms: now_ms() };
         Ok(self.change(change).await? != Effect::Nothing)
@@ -169,15 +193,29 @@ impl Queue {
     /// Forgets a dead letter; whether there was one.
     ///
     /// # Errors
-    /// [`QueueError`] when the disk refuses.
+    /// [`QueueError`] when the store refuses.
     pub(crate) async fn remove_dead(&self, id: u64) -> Result<bool, QueueError> {
         Ok(self.change(Change::RemoveDead(id)).await? != Effect::Nothing)
     }
 
     async fn change(&self, change: Change) -> Result<Effect, QueueError> {
-        let (reply, answer) = oneshot::channel();
-        self.orders.send(Order { change, reply }).await.map_err(|_| QueueError::Stopping)?;
-        answer.await.map_err(|_| QueueError::Stopping)?
+        match &self.backing {
+            // Its writer notes the effects of a whole batch at once.
+            Backing::Disk(disk) => disk.change(change).await,
+            Backing::Nats(nats) => {
+                let effect = nats.change(change).await?;
+                self.note(std::slice::from_ref(&effect));
+                Ok(effect)
+            }
+        }
+    }
+
+    /// Brings what is known of a shared queue up to date; whether that worked. One on disk always is.
+    pub(crate) async fn refresh(&self) -> bool {
+        match &self.backing {
+            Backing::Disk(_) => true,
+            Backing::Nats(nats) => nats.observe(self).await,
+        }
     }
 
     /// What waits altogether.
@@ -199,10 +237,10 @@ impl Queue {
 
     /// When the oldest message of each of `functions` was accepted, in Unix milliseconds.
     pub(crate) async fn oldest(&self, functions: Vec<Arc<str>>) -> Vec<Option<u64>> {
-        let oldest = self.read(move |store| {
-            functions.iter().map(|function| store.oldest(function)).collect::<Result<_, _>>()
-        });
-        oldest.await.unwrap_or_default()
+        match &self.backing {
+            Backing::Disk(disk) => disk.oldest(functions).await,
+            Backing::Nats(nats) => nats.oldest(functions).await,
+        }
     }
 
     /// Up to `limit` dead letters with numbers above `after`, of `function` if given, oldest first.
@@ -212,22 +250,18 @@ impl Queue {
         function: Option<String>,
         limit: usize,
     ) -> Option<Vec<DeadLetter>> {
-        self.read(move |store| store.dead(after, function.as_deref(), limit)).await
+        match &self.backing {
+            Backing::Disk(disk) => disk.dead(after, function, limit).await,
+            Backing::Nats(nats) => nats.dead(after, function.as_deref(), limit).await,
+        }
     }
 
     /// A dead letter; `None` when there is none of that number.
     pub(crate) async fn dead_letter(&self, id: u64) -> Option<Message> {
-        self.read(move |store| store.dead_letter(id)).await.flatten()
-    }
-
-    /// Reads off the async threads; a failure is logged and `None`.
-    async fn read<T: Send + 'static>(
-        &self,
-        read: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
-    ) -> Option<T> {
-        let store = Arc::clone(&self.store);
-        let result = tokio::task::spawn_blocking(move || read(&store)).await.ok()?;
-        result.inspect_err(|error| error!(%error, "queue cannot be read")).ok()
+        match &self.backing {
+            Backing::Disk(disk) => disk.dead_letter(id).await,
+            Backing::Nats(nats) => nats.dead_letter(id).await,
+        }
     }
 
     async fn fetch(
@@ -236,51 +270,31 @@ impl Queue {
         taken: HashSet<u64>,
         limit: usize,
     ) -> Option<Fetched> {
-        self.read(move |store| store.fetch(&function, &taken, limit, now_ms())).await
+        match &self.backing {
+            Backing::Disk(disk) => disk.fetch(function, taken, limit).await,
+            Backing::Nats(nats) => nats.fetch(&function, limit).await,
+        }
     }
 
     fn lanes(&self) -> MutexGuard<'_, Lanes> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes changes to the disk, many at a time, until `end`, and then what was ordered before it.
+    /// Does the store's own work until `end`, and then what was ordered before it.
     ///
     /// Has to run for as long as anybody uses the queue; only the first call does anything.
     pub(crate) async fn write(&self, end: CancellationToken) {
-        let inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(mut inbox) = inbox else { return };
-        let mut orders = Vec::new();
-        loop {
-            tokio::select! {
-                count = inbox.recv_many(&mut orders, CHANGES_MAX) => if count == 0 { return },
-                () = end.cancelled(), if !inbox.is_closed() => inbox.close(),
-            }
-            if !orders.is_empty() {
-                self.commit(std::mem::take(&mut orders)).await;
-            }
+        match &self.backing {
+            Backing::Disk(disk) => disk.write(self, end).await,
+            Backing::Nats(nats) => nats.run(self, end).await,
         }
     }
 
-    async fn commit(&self, orders: Vec<Order>) {
-        let (changes, replies): (Vec<_>, Vec<_>) =
-            orders.into_iter().map(|order| (order.change, order.reply)).unzip();
-        let store = Arc::clone(&self.store);
-        let applied = tokio::task::spawn_blocking(move || store.apply(&changes)).await;
-        let applied = applied.map_err(|error| error!(%error, "queue writer failed")).ok();
-        let done = applied.and_then(|result| {
-            result.inspect_err(|error| error!(%error, "queue cannot be written")).ok()
-        });
-        let Some((effects, totals)) = done else {
-            for reply in replies {
-                // Whoever does not wait any more needs no answer.
-                let _ = reply.send(Err(QueueError::Store));
-            }
-            return;
-        };
-        *self.totals.lock().unwrap_or_else(PoisonError::into_inner) = totals;
+    /// Notes what changes did, so that deliveries follow.
+    fn note(&self, effects: &[Effect]) {
         {
             let mut lanes = self.lanes();
-            for effect in &effects {
+            for effect in effects {
                 match effect {
                     Effect::Waits(place) => lanes.kept(&place.function, place.due_ms, 1),
                     Effect::Settled(place, due_ms) => lanes.settled(place, *due_ms),
@@ -289,9 +303,18 @@ impl Queue {
             }
         }
         self.wake.notify_one();
-        for (effect, reply) in effects.into_iter().zip(replies) {
-            let _ = reply.send(Ok(effect));
-        }
+    }
+
+    /// Notes what all functions have waiting.
+    fn count(&self, totals: Totals) {
+        *self.totals.lock().unwrap_or_else(PoisonError::into_inner) = totals;
+    }
+
+    /// Notes how many messages each function has in a shared queue: others put and take, too.
+    fn observed(&self, depths: &[(Arc<str>, u64)], totals: Totals) {
+        self.count(totals);
+        self.lanes().observed(depths, now_ms());
+        self.wake.notify_one();
     }
 }
 

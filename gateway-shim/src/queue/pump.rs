@@ -25,7 +25,7 @@ use super::lanes::{Place, Turn};
 use super::message::{Death, Head, Message};
 use super::retry::{Attempt, Reason, Verdict};
 use super::store::Change;
-use super::{Queue, now_ms};
+use super::{Queue, QueueError, now_ms};
 use crate::callback::{CallbackError, CallbackUrl};
 use crate::error::chain;
 use crate::functions::{FunctionSettings, Lookup};
@@ -40,7 +40,7 @@ const CALLBACK_ATTEMPTS: u32 = 3;
 const CALLBACK_WAIT: Duration = Duration::from_secs(1);
 /// Longest silence within an answer's body.
 const BODY_STALL: Duration = Duration::from_secs(600);
-/// Pause before a change is written again that the disk refused.
+/// Pause before a change is written again that the store refused.
 const SETTLE_PAUSE: Duration = Duration::from_secs(1);
 /// Pause before a function's messages are read again that could not be read.
 const READ_PAUSE_MS: u64 = 1000;
@@ -277,9 +277,11 @@ impl Worker {
         self.gateway.metrics.queue.called_back("failed");
     }
 
-    /// Notes on disk what became of a message; until that has worked, its place stays taken.
+    /// Notes durably what became of a message; until that has worked, its place stays taken.
     async fn settle(&self, place: &Place, change: Change) {
-        while let Err(super::QueueError::Store) = self.queue.change(change.clone()).await {
+        while let Err(QueueError::Store | QueueError::Away) =
+            self.queue.change(change.clone()).await
+        {
             sleep(SETTLE_PAUSE).await;
         }
         self.queue.lanes().released(&place.function);

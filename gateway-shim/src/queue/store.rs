@@ -13,6 +13,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use bytes::Bytes;
 use redb::{
     Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition,
 };
@@ -78,11 +79,30 @@ pub(crate) struct DeadLimits {
     pub(crate) bytes: u64,
 }
 
+/// A new message as it is kept: encoded by whoever brings it, as a store may have one writer for all.
+#[derive(Debug, Clone)]
+pub(crate) struct NewMessage {
+    /// Whose it is.
+    pub(crate) function: Arc<str>,
+    /// When it was accepted, and is due.
+    pub(crate) accepted_ms: u64,
+    /// What [`Message::encode`] made of it.
+    pub(crate) bytes: Bytes,
+}
+
+impl From<&Message> for NewMessage {
+    fn from(message: &Message) -> Self {
+        let Head { function, accepted_ms, .. } = &message.head;
+        let (function, accepted_ms) = (function.as_str().into(), *accepted_ms);
+        Self { function, accepted_ms, bytes: message.encode() }
+    }
+}
+
 /// One change of what is kept.
 #[derive(Debug, Clone)]
 pub(crate) enum Change {
     /// Keep a new message, due when it was accepted.
-    Put(Box<Message>),
+    Put(NewMessage),
     /// Forget a delivered one.
     Done(Place),
     /// Keep it for another attempt.
@@ -214,11 +234,14 @@ impl Store {
         let mut effects = Vec::with_capacity(changes.len());
         let totals;
         {
+            let meta = write.open_table(META)?;
+            let next_id = number(&meta, "next_id")?.unwrap_or(1);
             let mut batch = Batch {
                 waiting: write.open_table(WAITING)?,
                 dead: write.open_table(DEAD)?,
                 counts: write.open_table(COUNTS)?,
-                meta: write.open_table(META)?,
+                meta,
+                next_id,
                 deltas: BTreeMap::new(),
             };
             for change in changes {
@@ -353,6 +376,8 @@ struct Batch<'t> {
     dead: Table<'t, u64, &'static [u8]>,
     counts: Table<'t, &'static str, (u64, u64)>,
     meta: Table<'t, &'static str, u64>,
+    /// The next new message's number; written once for the whole batch.
+    next_id: u64,
     /// Change of messages and bytes by function.
     deltas: BTreeMap<Arc<str>, (i64, i64)>,
 }
@@ -390,12 +415,11 @@ impl Batch<'_> {
         }
     }
 
-    fn put(&mut self, message: &Message) -> Result<Place, StoreError> {
-        let id = number(&self.meta, "next_id")?.unwrap_or(1);
-        self.meta.insert("next_id", id + 1)?;
-        let function = message.head.function.as_str().into();
-        let place = Place { function, due_ms: message.head.accepted_ms, id };
-        self.insert(&place, &message.encode())?;
+    fn put(&mut self, message: &NewMessage) -> Result<Place, StoreError> {
+        let NewMessage { function, accepted_ms: due_ms, bytes } = message;
+        let place = Place { function: Arc::clone(function), due_ms: *due_ms, id: self.next_id };
+        self.next_id += 1;
+        self.insert(&place, bytes)?;
         Ok(place)
     }
 
@@ -421,7 +445,7 @@ impl Batch<'_> {
         message.head.attempts = 0;
         message.head.accepted_ms = now_ms;
         message.head.death = None;
-        self.put(&message).map(Effect::Waits)
+        self.put(&NewMessage::from(&message)).map(Effect::Waits)
     }
 
     fn take_dead(&mut self, id: u64) -> Result<Option<Message>, StoreError> {
@@ -445,8 +469,9 @@ impl Batch<'_> {
         delta.1 += bytes;
     }
 
-    /// Writes the functions' new counts.
+    /// Writes the functions' new counts, and which number is next.
     fn count(&mut self) -> Result<(), StoreError> {
+        self.meta.insert("next_id", self.next_id)?;
         for (function, (messages, bytes)) in std::mem::take(&mut self.deltas) {
             let old = self.counts.get(&*function)?.map_or((0, 0), |count| count.value());
             let messages_now = old.0.saturating_add_signed(messages);
@@ -542,7 +567,7 @@ mod tests {
 
     fn put(store: &Store, function: &str, at_ms: u64) -> Place {
         match store
-            .apply(&[Change::Put(Box::new(message(function, at_ms)))])
+            .apply(&[Change::Put(NewMessage::from(&message(function, at_ms)))])
             .unwrap()
             .0
             .pop()

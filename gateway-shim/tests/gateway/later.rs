@@ -1,7 +1,6 @@
 //! Asynchronous calls: kept, delivered, tried again, given up, driven again.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,40 +16,41 @@ use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::keep::{Keep, borrowed, over_both};
 use crate::program::Program;
 use crate::support::{Answer, Server, ask, backends, config, over_http, start};
 
 /// A call as the function saw it.
 #[derive(Debug, Clone)]
-struct Seen {
+pub(crate) struct Seen {
     target: String,
     headers: http::HeaderMap,
-    body: String,
+    pub(crate) body: String,
 }
 
 /// A provider with one function, `f`, whose labels and behaviour a test chooses.
-struct Lab {
-    router: Router,
-    seen: mpsc::UnboundedReceiver<Seen>,
+pub(crate) struct Lab {
+    pub(crate) router: Router,
+    pub(crate) seen: mpsc::UnboundedReceiver<Seen>,
     /// The function's answers; it answers 200 with the body `done` when nothing else is set.
-    answer: watch::Sender<Reply>,
+    pub(crate) answer: watch::Sender<Reply>,
     running_max: Arc<AtomicUsize>,
 }
 
 #[derive(Debug, Clone)]
-struct Reply {
-    status: u16,
-    headers: Vec<(&'static str, &'static str)>,
-    takes: Duration,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(&'static str, &'static str)>,
+    pub(crate) takes: Duration,
     /// Where calls wait for one another.
-    pairs: Option<Arc<tokio::sync::Barrier>>,
+    pub(crate) pairs: Option<Arc<tokio::sync::Barrier>>,
 }
 
-fn reply(status: u16, headers: &[(&'static str, &'static str)]) -> Reply {
+pub(crate) fn reply(status: u16, headers: &[(&'static str, &'static str)]) -> Reply {
     Reply { status, headers: headers.to_vec(), takes: Duration::ZERO, pairs: None }
 }
 
-fn lab(labels: &Value) -> Lab {
+pub(crate) fn lab(labels: &Value) -> Lab {
     let (tell, seen) = mpsc::unbounded_channel();
     let (answer, answers) = watch::channel(reply(200, &[("x-own", "1")]));
     let (running, running_max) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -87,26 +87,40 @@ fn lab(labels: &Value) -> Lab {
     Lab { router, seen, answer, running_max }
 }
 
-/// A gateway with a queue in `directory`; dropping it stops its work.
-struct Keeping {
-    api: Server,
+/// A gateway with a queue; dropping it stops its work.
+pub(crate) struct Keeping {
+    pub(crate) api: Server,
     metrics: Server,
     _stop: DropGuard,
 }
 
-fn keeping(provider: Upstream, settings: QueueSettings) -> Keeping {
+pub(crate) async fn keeping(provider: Upstream, settings: QueueSettings) -> Keeping {
     let queue = Queue::open(settings).unwrap();
     let routers = routers(config(false), backends(provider, "n", Some(queue)));
     let stop = CancellationToken::new();
     tokio::spawn(routers.work.run(stop.clone(), stop.clone(), Duration::from_secs(20)));
-    Keeping { api: start(routers.api), metrics: start(routers.metrics), _stop: stop.drop_guard() }
+    let (api, metrics) = (start(routers.api), start(routers.metrics));
+    ready(&api).await;
+    Keeping { api, metrics, _stop: stop.drop_guard() }
 }
 
-fn settings(directory: &Path) -> QueueSettings {
-    QueueSettings::new(directory.to_owned())
+/// Waits until the queue can be used: one in NATS is found a moment after the start.
+pub(crate) async fn ready(server: &Server) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    while ask(server, http::Request::get("/system/hyperfaas/async"), "").await.status
+        != StatusCode::OK
+    {
+        assert!(tokio::time::Instant::now() < deadline, "the queue is not reached in time");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
-async fn call(server: &Server, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+pub(crate) async fn call(
+    server: &Server,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Answer {
     let mut request = http::Request::post(path);
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -114,7 +128,7 @@ async fn call(server: &Server, path: &str, headers: &[(&str, &str)], body: &str)
     ask(server, request, body).await
 }
 
-async fn next(seen: &mut mpsc::UnboundedReceiver<Seen>) -> Seen {
+pub(crate) async fn next(seen: &mut mpsc::UnboundedReceiver<Seen>) -> Seen {
     tokio::time::timeout(Duration::from_secs(30), seen.recv())
         .await
         .expect("delivered in time")
@@ -122,7 +136,7 @@ async fn next(seen: &mut mpsc::UnboundedReceiver<Seen>) -> Seen {
 }
 
 /// Asks until `is_so` of the JSON at `path`; the last answer.
-async fn until(server: &Server, path: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+pub(crate) async fn until(server: &Server, path: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
     loop {
         let answer = ask(server, http::Request::get(path), "").await;
@@ -135,7 +149,7 @@ async fn until(server: &Server, path: &str, is_so: impl Fn(&Value) -> bool) -> V
     }
 }
 
-async fn emptied(server: &Server) {
+pub(crate) async fn emptied(server: &Server) {
     until(server, "/system/hyperfaas/async", |queue| queue["depth"] == 0).await;
 }
 
@@ -154,10 +168,20 @@ fn receiver() -> (Server, mpsc::UnboundedReceiver<Seen>) {
     (start(Router::new().fallback(receive)), told)
 }
 
-#[tokio::test]
-async fn a_call_is_accepted_then_made_then_its_answer_is_sent_back() {
+over_both! {
+    a_call_is_accepted_then_made_then_its_answer_is_sent_back,
+    a_healthy_function_gets_every_call_exactly_once,
+    what_was_accepted_survives_kill_9_and_is_made_by_the_next_start,
+    a_busy_function_is_tried_again_until_it_answers,
+    what_fails_too_often_is_kept_shown_driven_again_and_removed,
+    a_function_that_is_gone_makes_a_dead_letter_at_once_and_its_own_404_does_not,
+    a_function_has_no_more_calls_under_way_than_its_label_says,
+    what_cannot_be_accepted_is_refused_and_not_kept,
+    a_callback_that_fails_is_tried_again_without_calling_the_function_again,
+}
+
+async fn a_call_is_accepted_then_made_then_its_answer_is_sent_back(keep: Keep) {
     for is_local in [true, false] {
-        let directory = tempfile::tempdir().unwrap();
         let mut lab = lab(&Value::Null);
         let provider = start(lab.router.clone());
         let upstream = if is_local {
@@ -165,7 +189,8 @@ async fn a_call_is_accepted_then_made_then_its_answer_is_sent_back() {
         } else {
             over_http(provider.address)
         };
-        let gateway = keeping(upstream, settings(directory.path()));
+        let gateway =
+            keeping(upstream, keep.settings(if is_local { "local" } else { "http" })).await;
         let (receiver, mut told) = receiver();
         let callback = format!("http://{}/back%2F?y=2", receiver.address);
         let headers =
@@ -215,12 +240,10 @@ async fn a_call_is_accepted_then_made_then_its_answer_is_sent_back() {
     }
 }
 
-#[tokio::test]
-async fn a_healthy_function_gets_every_call_exactly_once() {
-    let directory = tempfile::tempdir().unwrap();
+async fn a_healthy_function_gets_every_call_exactly_once(keep: Keep) {
     let mut lab = lab(&Value::Null);
     let gateway =
-        Arc::new(keeping(Upstream::Local(lab.router.clone()), settings(directory.path())));
+        Arc::new(keeping(Upstream::Local(lab.router.clone()), keep.settings("queue")).await);
     let calls = (0..300).map(|number| {
         let gateway = Arc::clone(&gateway);
         async move { call(&gateway.api, "/async-function/f", &[], &number.to_string()).await.status }
@@ -236,20 +259,17 @@ async fn a_healthy_function_gets_every_call_exactly_once() {
     assert!(times.values().all(|times| *times == 1));
 }
 
-#[tokio::test]
-async fn what_was_accepted_survives_kill_9_and_is_made_by_the_next_start() {
-    let directory = tempfile::tempdir().unwrap();
+async fn what_was_accepted_survives_kill_9_and_is_made_by_the_next_start(keep: Keep) {
     let mut lab = lab(
         &serde_json::json!({"com.openfaas.retry.min_wait": "1ms", "com.openfaas.retry.max_wait": "1ms",
         "com.openfaas.retry.attempts": "1000000"}),
     );
     let provider = start(lab.router.clone());
+    let queue = keep.variables("queue");
     // Not one call succeeds before the kill, though all are tried.
     lab.answer.send_replace(reply(503, &[]));
-    let program = Program::start(
-        provider.address,
-        &[("HYPERFAAS_ASYNC_DIR", directory.path().to_str().unwrap())],
-    );
+    let program = Program::start(provider.address, &borrowed(&queue));
+    ready(&program.gateway).await;
     let calls = (0..100).map(|number| {
         let gateway = &program.gateway;
         async move { call(gateway, "/async-function/f.n", &[], &number.to_string()).await.status }
@@ -260,10 +280,7 @@ async fn what_was_accepted_survives_kill_9_and_is_made_by_the_next_start() {
     program.kill();
     lab.answer.send_replace(reply(200, &[]));
     while lab.seen.try_recv().is_ok() {}
-    let program = Program::start(
-        provider.address,
-        &[("HYPERFAAS_ASYNC_DIR", directory.path().to_str().unwrap())],
-    );
+    let program = Program::start(provider.address, &borrowed(&queue));
     let mut missing: std::collections::BTreeSet<String> =
         (0..100).map(|number| number.to_string()).collect();
     while !missing.is_empty() {
@@ -272,11 +289,9 @@ async fn what_was_accepted_survives_kill_9_and_is_made_by_the_next_start() {
     emptied(&program.gateway).await;
 }
 
-#[tokio::test]
-async fn a_busy_function_is_tried_again_until_it_answers() {
-    let directory = tempfile::tempdir().unwrap();
+async fn a_busy_function_is_tried_again_until_it_answers(keep: Keep) {
     let mut lab = lab(&serde_json::json!({"com.openfaas.retry.min_wait": "1ms"}));
-    let gateway = keeping(Upstream::Local(lab.router.clone()), settings(directory.path()));
+    let gateway = keeping(Upstream::Local(lab.router.clone()), keep.settings("queue")).await;
     lab.answer.send_replace(reply(429, &[("retry-after", "0")]));
     assert_eq!(
         call(&gateway.api, "/async-function/f", &[], "x").await.status,
@@ -298,13 +313,11 @@ async fn a_busy_function_is_tried_again_until_it_answers() {
     assert_eq!(queue["dead"], 0);
 }
 
-#[tokio::test]
-async fn what_fails_too_often_is_kept_shown_driven_again_and_removed() {
-    let directory = tempfile::tempdir().unwrap();
+async fn what_fails_too_often_is_kept_shown_driven_again_and_removed(keep: Keep) {
     let mut lab = lab(
         &serde_json::json!({"com.openfaas.retry.attempts": "3", "com.openfaas.retry.min_wait": "1ms"}),
     );
-    let gateway = keeping(Upstream::Local(lab.router.clone()), settings(directory.path()));
+    let gateway = keeping(Upstream::Local(lab.router.clone()), keep.settings("queue")).await;
     lab.answer.send_replace(reply(503, &[]));
     let (receiver, mut told) = receiver();
     let callback = format!("http://{}/", receiver.address);
@@ -367,11 +380,9 @@ async fn what_fails_too_often_is_kept_shown_driven_again_and_removed() {
     );
 }
 
-#[tokio::test]
-async fn a_function_that_is_gone_makes_a_dead_letter_at_once_and_its_own_404_does_not() {
-    let directory = tempfile::tempdir().unwrap();
+async fn a_function_that_is_gone_makes_a_dead_letter_at_once_and_its_own_404_does_not(keep: Keep) {
     let mut lab = lab(&Value::Null);
-    let gateway = keeping(Upstream::Local(lab.router.clone()), settings(directory.path()));
+    let gateway = keeping(Upstream::Local(lab.router.clone()), keep.settings("queue")).await;
     lab.answer.send_replace(reply(404, &[]));
     call(&gateway.api, "/async-function/f", &[], "").await;
     next(&mut lab.seen).await;
@@ -386,11 +397,9 @@ async fn a_function_that_is_gone_makes_a_dead_letter_at_once_and_its_own_404_doe
     );
 }
 
-#[tokio::test]
-async fn a_function_has_no_more_calls_under_way_than_its_label_says() {
-    let directory = tempfile::tempdir().unwrap();
+async fn a_function_has_no_more_calls_under_way_than_its_label_says(keep: Keep) {
     let lab = lab(&serde_json::json!({"com.hyperfaas.async.concurrency": "2"}));
-    let gateway = keeping(Upstream::Local(lab.router.clone()), settings(directory.path()));
+    let gateway = keeping(Upstream::Local(lab.router.clone()), keep.settings("queue")).await;
     // A call is answered when another one is under way: were fewer allowed than two, none would be.
     let pairs = Some(Arc::new(tokio::sync::Barrier::new(2)));
     lab.answer.send_replace(Reply { pairs, ..reply(200, &[]) });
@@ -401,14 +410,12 @@ async fn a_function_has_no_more_calls_under_way_than_its_label_says() {
     assert_eq!(lab.running_max.load(Ordering::SeqCst), 2);
 }
 
-#[tokio::test]
-async fn what_cannot_be_accepted_is_refused_and_not_kept() {
-    let directory = tempfile::tempdir().unwrap();
+async fn what_cannot_be_accepted_is_refused_and_not_kept(keep: Keep) {
     let lab = lab(&Value::Null);
     lab.answer.send_replace(Reply { takes: Duration::from_secs(600), ..reply(200, &[]) });
     let limits =
-        QueueSettings { body_max: 1000, depth_max: 2, workers: 1, ..settings(directory.path()) };
-    let gateway = keeping(Upstream::Local(lab.router.clone()), limits);
+        QueueSettings { body_max: 1000, depth_max: 2, workers: 1, ..keep.settings("queue") };
+    let gateway = keeping(Upstream::Local(lab.router.clone()), limits).await;
     let long = "x".repeat(1001);
     let answer = call(&gateway.api, "/async-function/f", &[], &long).await;
     assert_eq!(
@@ -453,11 +460,9 @@ async fn what_cannot_be_accepted_is_refused_and_not_kept() {
     assert_eq!(full.header("retry-after"), "1");
 }
 
-#[tokio::test]
-async fn a_callback_that_fails_is_tried_again_without_calling_the_function_again() {
-    let directory = tempfile::tempdir().unwrap();
+async fn a_callback_that_fails_is_tried_again_without_calling_the_function_again(keep: Keep) {
     let mut lab = lab(&Value::Null);
-    let gateway = keeping(Upstream::Local(lab.router.clone()), settings(directory.path()));
+    let gateway = keeping(Upstream::Local(lab.router.clone()), keep.settings("queue")).await;
     let times = Arc::new(Mutex::new(0));
     let flaky = Arc::clone(&times);
     let flaky = start(Router::new().fallback(move || async move {
@@ -483,7 +488,8 @@ async fn a_schedule_calls_its_function_with_and_without_a_queue() {
             .route("/system/namespaces", get(async || r#"["n"]"#))
             .route("/system/functions", get(move || async move { list }))
             .fallback_service(lab.router.clone());
-        let queue = has_queue.then(|| Queue::open(settings(directory.path())).unwrap());
+        let queue = has_queue
+            .then(|| Queue::open(QueueSettings::new(directory.path().to_owned())).unwrap());
         let config = hyperfaas_gateway::GatewayConfig { cron: true, ..config(false) };
         let routers = routers(config, backends(Upstream::Local(router), "n", queue));
         let stop = CancellationToken::new();

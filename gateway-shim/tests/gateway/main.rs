@@ -5,7 +5,9 @@
 mod access;
 mod alerts;
 mod calls;
+mod keep;
 mod later;
+mod nats;
 mod page;
 mod path;
 mod program;

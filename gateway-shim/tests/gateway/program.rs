@@ -23,7 +23,7 @@ pub(crate) struct Program {
 }
 
 /// A process that ends with the test.
-struct Running(Child);
+pub(crate) struct Running(pub(crate) Child);
 
 impl Program {
     /// Starts the program on free ports with the settings of `more`, and waits until it listens.
