@@ -57,6 +57,16 @@ pub(super) fn take_places(
     }
 }
 
+/// Whether places in containers it does not own are needed now.
+pub fn wants_places(
+    function: &FunctionView,
+    scaling: &Scaling,
+    policy: &Policy,
+    now: Moment,
+) -> bool {
+    reason(function, scaling, need(function, policy, now)).is_some()
+}
+
 /// Why guests are needed, if they are.
 fn reason(function: &FunctionView, scaling: &Scaling, need: f64) -> Option<Rule> {
     if !is_served(function) {

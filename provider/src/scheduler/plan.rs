@@ -9,7 +9,7 @@
 use hyperfaas_protocol::FunctionKey;
 use hyperfaas_protocol::moment::Moment;
 
-use super::action::{Action, Plan};
+use super::action::{Action, PlaceKind, Plan};
 use super::demand::{expected_use, measured_cpu, need, whole};
 use super::multiplex;
 use super::out::{Scale, look_again, rescale};
@@ -44,6 +44,14 @@ pub struct FunctionPlan {
     pub missing: usize,
     /// Why, for each of those starts.
     pub missing_why: Option<Why>,
+}
+
+impl FunctionPlan {
+    /// Whether it takes a worker of a container that the function does not own.
+    pub fn takes_place(&self) -> bool {
+        let is_one = |action: &Action| matches!(action, Action::Specialise { place, .. } if place.kind != PlaceKind::Own);
+        self.plan.actions.iter().any(is_one)
+    }
 }
 
 /// Everything to be done at `now` over all functions.
