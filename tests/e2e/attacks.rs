@@ -2,16 +2,20 @@
 //! `docs/security.md` that needs one. What one process can try against another is in the watchdog's own `sys::cage::tests`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::sharing::{decisions, guests_only, owner, process, serves, shared, slots, stack, who};
+use super::sharing::{decisions, guests_only, owner, process, serves, slots, stack, who};
 use crate::support::stack::{Stack, docker, probe_http_image};
 
 /// The errors of a port that may not be reached or taken, `EACCES`.
 const DENIED: &str = "error 13";
+
+/// The port that the image's server asks for.
+const UPSTREAM: u16 = 5000;
 
 /// An owner and a guest in its container, each with a secret of its own.
 struct Pair {
@@ -28,9 +32,12 @@ impl Pair {
             let answer = stack.system(Method::POST, "/system/secrets", Some(secret)).await;
             assert!(answer.status().is_success(), "{}", answer.status());
         }
-        let fields = json!({ "secrets": ["owners"], "limits": limits });
+        let fields = json!({
+            "secrets": ["owners"], "limits": limits, "readOnlyRootFilesystem": true
+        });
         let container = owner(&stack, "owner", fields).await;
-        let fields = guests_only(json!({ "secrets": ["guests"] }));
+        let fields = json!({ "secrets": ["guests"], "readOnlyRootFilesystem": true });
+        let fields = guests_only(fields);
         stack.deploy("guest", probe_http_image(), fields).await;
         serves(&stack, "guest").await;
         let (user, _) = who(&stack, "guest").await;
@@ -150,11 +157,15 @@ async fn neither_reads_writes_signals_nor_orders_about_what_is_the_others() {
 async fn a_port_of_a_crashed_owner_is_not_taken_and_a_guest_leaves_nothing_behind() {
     let pair = Pair::start(&[], json!({})).await;
     let ports = pair.ports(1001);
-    for port in ports.iter().copied().chain([8080, 5000, hyperfaas_protocol::control::CONTROL_PORT])
-    {
+    let watchdogs = [8080, hyperfaas_protocol::control::CONTROL_PORT];
+    let wanted: Vec<_> =
+        ports.into_iter().filter(|port| *port != UPSTREAM).chain(watchdogs).collect();
+    for port in &wanted {
         let (_, text) = pair.ask("guest", &format!("/attack/squat?port={port}&ms=1500")).await;
-        assert_eq!(text, "squatting");
+        assert_eq!(text, "squatting", "{port}");
     }
+    // Both believe to have this one: the trap moves it, and what answered there before is asked no more.
+    let _ = pair.ask("guest", &format!("/attack/squat?port={UPSTREAM}&ms=1500")).await;
     // It ends in the middle of the request, and is started again while the guest tries to be where it was.
     let _ = pair.stack.invoke("owner", "/exit", "").await;
     pair.owner_serves("its own crash").await;
@@ -167,7 +178,7 @@ async fn a_port_of_a_crashed_owner_is_not_taken_and_a_guest_leaves_nothing_behin
         let lines = log.lines().filter(|line| line.contains("squatted"));
         lines.map(ToOwned::to_owned).collect::<Vec<_>>()
     };
-    stack_eventually(&pair, async || squatted().await.len() >= ports.len() + 3).await;
+    stack_eventually(&pair, async || squatted().await.len() > wanted.len()).await;
     assert!(
         squatted().await.iter().all(|line| line.contains(": 0 times")),
         "{:?}",
@@ -190,8 +201,8 @@ async fn stack_eventually(pair: &Pair, is_so: impl AsyncFnMut() -> bool) {
 #[tokio::test]
 async fn a_guest_that_takes_everything_does_not_take_the_owner() {
     let pair = Pair::start(&[], json!({ "memory": "256Mi" })).await;
-    let (_, told) = pair.ask("guest", "/hostile/tmp").await;
-    assert!(told.contains("No space left"), "{told}");
+    let (status, told) = pair.ask("guest", "/hostile/tmp").await;
+    assert!(told.contains("No space left"), "{status} {told}");
     pair.owner_serves("a full disk").await;
 
     let (_, told) = pair.ask("guest", "/hostile/flood").await;
@@ -200,8 +211,10 @@ async fn a_guest_that_takes_everything_does_not_take_the_owner() {
     let owners = docker(&["logs", "--tail", "100", &pair.container]);
     assert!(!owners.contains("xxxxxxxx"), "what a guest says is not in the owner's log");
 
+    // It ends at its own limit, or is sent away before for the memory that it takes.
     let (_, told) = pair.ask("guest", "/hostile/forks").await;
-    assert!(told.contains("temporarily unavailable"), "{told}");
+    let is_sent_away = pair.stack.log().contains("guest is sent away");
+    assert!(told.contains("temporarily unavailable") || is_sent_away, "{told}");
     pair.owner_serves("a fork bomb").await;
 
     // Whoever asked gets an error, or its request is cut; the owner is not the one that the kernel takes.
@@ -213,65 +226,65 @@ async fn a_guest_that_takes_everything_does_not_take_the_owner() {
     assert!(owners.iter().all(|line| after.contains(line)), "{before}{after}");
 }
 
-/// `HYPERFAAS_SWITCHED_REQUESTS` sets how many requests are made at least.
+/// Calls `name` with a token of its own each time; how many answers were not for it.
+async fn crossed(stack: &Stack, name: &str, made: &AtomicU32) -> u32 {
+    let token = format!("{name}-{}", made.fetch_add(1, Ordering::Relaxed));
+    let url = stack.gateway(&format!("/function/{name}/echo"));
+    let answer = stack.http.post(url).body(token.clone()).send().await.expect("an answer");
+    let (status, by) = (answer.status(), answer.headers().get("x-echoed-by").cloned());
+    let text = answer.text().await.expect("a body");
+    assert_eq!(status, StatusCode::OK, "{name}: {text}");
+    u32::from(text != token || by.is_none_or(|by| by != name))
+}
+
+/// `HYPERFAAS_SWITCHED_REQUESTS` sets how many requests are made at least; a guest comes and goes every few hundred.
 #[tokio::test]
 async fn no_answer_goes_to_anothers_caller_while_guests_come_and_go() {
     let least: u32 = std::env::var("HYPERFAAS_SWITCHED_REQUESTS")
-        .map_or(3_000, |text| text.parse().expect("a number"));
-    let stack = Arc::new(stack(&[("HYPERFAAS_BACKOFF", "50ms")]).await);
-    let labels = json!({ "com.hyperfaas.max-inflight": "2" });
-    stack.deploy("owner", probe_http_image(), shared(json!({ "labels": labels }))).await;
-    stack.available("owner", 1).await;
-    for name in ["one", "two"] {
-        stack.deploy(name, probe_http_image(), guests_only(json!({}))).await;
-    }
-    serves(&stack, "one").await;
-    let (made, crossed) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
-    let callers: Vec<_> = ["owner", "owner", "owner", "one", "one", "two", "two"]
-        .into_iter()
-        .enumerate()
-        .map(|(caller, name)| {
-            let (stack, made) = (Arc::clone(&stack), Arc::clone(&made));
-            let crossed = Arc::clone(&crossed);
-            tokio::spawn(async move {
-                let mut refused = 0;
-                while made.load(Ordering::Relaxed) < least {
-                    let number = made.fetch_add(1, Ordering::Relaxed);
-                    let token = format!("{name}-{caller}-{number}");
-                    let url = stack.gateway(&format!("/function/{name}/echo"));
-                    let answer = stack.http.post(url).body(token.clone()).send().await;
-                    let answer = answer.expect("an answer");
-                    let (status, by) =
-                        (answer.status(), answer.headers().get("x-echoed-by").cloned());
-                    let text = answer.text().await.expect("a body");
-                    if status == StatusCode::OK {
-                        let is_right = text == token && by.is_some_and(|by| by == name);
-                        crossed.fetch_add(u32::from(!is_right), Ordering::Relaxed);
-                    } else {
-                        refused += 1;
-                    }
-                    let pause = number % 97 == 0 && name == "owner";
-                    if pause {
-                        // Long enough to be below its watermark, so that the place is lent again.
-                        tokio::time::sleep(std::time::Duration::from_millis(700)).await;
-                    }
+        .map_or(1_500, |text| text.parse().expect("a number"));
+    let stack = Arc::new(stack(&[]).await);
+    let container = owner(&stack, "owner", json!({})).await;
+    let (made, is_over) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));
+    let owners = {
+        let (stack, made, is_over) = (Arc::clone(&stack), Arc::clone(&made), Arc::clone(&is_over));
+        tokio::spawn(async move {
+            let mut wrong = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                for _ in 0..20 {
+                    wrong += crossed(&stack, "owner", &made).await;
                 }
-                (name, refused)
-            })
+                // Its worker is lent only while it has nothing to do.
+                tokio::time::sleep(Duration::from_millis(30)).await;
+            }
+            wrong
         })
-        .collect();
-    let mut refused = Vec::new();
-    for caller in callers {
-        refused.push(caller.await.expect("no caller failed"));
+    };
+    let (mut wrong, mut visits) = (0, 0);
+    while made.load(Ordering::Relaxed) < least || visits < 4 {
+        let name = ["one", "two"][visits % 2];
+        stack.deploy(name, probe_http_image(), guests_only(json!({}))).await;
+        let callers = (0..4).map(|_| {
+            let (stack, made) = (Arc::clone(&stack), Arc::clone(&made));
+            tokio::spawn(async move {
+                let mut wrong = 0;
+                for _ in 0..75 {
+                    wrong += crossed(&stack, name, &made).await;
+                }
+                wrong
+            })
+        });
+        for caller in callers.collect::<Vec<_>>() {
+            wrong += caller.await.expect("no caller failed");
+        }
+        // The place is taken from it while the owner is served; the next one gets it.
+        stack.delete(name).await;
+        visits += 1;
     }
-    let log = stack.log();
-    let count = |text: &str| log.lines().filter(|line| line.contains(text)).count();
-    let (visits, returns) = (count("\"guest is ready\""), count("guest is sent away"));
-    println!(
-        "{} requests, {visits} visits, {returns} returns, refused {refused:?}",
-        made.load(Ordering::Relaxed)
-    );
-    assert_eq!(crossed.load(Ordering::Relaxed), 0);
-    assert!(visits > 1 && returns > 0, "{visits} visits, {returns} returns");
-    assert!(refused.iter().all(|(_, count)| *count == 0), "{refused:?}");
+    is_over.store(true, Ordering::Relaxed);
+    wrong += owners.await.expect("no caller failed");
+    let ready = stack.log().lines().filter(|line| line.contains("\"guest is ready\"")).count();
+    println!("{} requests, {visits} guests, {ready} visits", made.load(Ordering::Relaxed));
+    assert_eq!(wrong, 0);
+    assert!(ready >= visits, "each was a guest: {ready} of {visits}");
+    assert_eq!(stack.containers("owner"), [container]);
 }

@@ -251,7 +251,9 @@ fn missing_starts(
         .filter(|r| r.phase.is_live() && r.revision == wanted.revision)
         .count();
     let missing = (scale.desired as usize).saturating_sub(live);
-    if missing == 0 {
+    // Whether its containers lend is a question of its image too, which a provider that starts anew does not know.
+    let is_asked = wanted.scaling.share.is_some() && policy.mode.has_multiplex();
+    if missing == 0 && !(is_asked && function.image == ImageState::Unknown) {
         return 0;
     }
     if let Some(failure) = function.failure {
