@@ -157,6 +157,9 @@ async fn neither_reads_writes_signals_nor_orders_about_what_is_the_others() {
 async fn a_port_of_a_crashed_owner_is_not_taken_and_a_guest_leaves_nothing_behind() {
     let pair = Pair::start(&[], json!({})).await;
     let ports = pair.ports(1001);
+    let (_, started) = pair.ask("guest", "/attack/daemons").await;
+    assert_eq!(started, "20");
+    assert!(processes(pair.user) > 20);
     let watchdogs = [8080, hyperfaas_protocol::control::CONTROL_PORT];
     let wanted: Vec<_> =
         ports.into_iter().filter(|port| *port != UPSTREAM).chain(watchdogs).collect();
@@ -185,9 +188,6 @@ async fn a_port_of_a_crashed_owner_is_not_taken_and_a_guest_leaves_nothing_behin
         squatted().await
     );
 
-    let (_, started) = pair.ask("guest", "/attack/daemons").await;
-    assert_eq!(started, "20");
-    assert!(processes(pair.user) > 20);
     pair.stack.delete("guest").await;
     stack_eventually(&pair, async || processes(pair.user) == 0 && slots(&pair.container) == 0)
         .await;
