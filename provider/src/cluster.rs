@@ -304,9 +304,15 @@ impl Cluster {
     /// What all functions share, as far as it is left now.
     pub fn budget(&self) -> Budget {
         let under_way = self.starting.load(Ordering::Acquire);
+        // Visits take milliseconds, also of others' functions, if the engine leaves them the processor.
+        let go_first = self.tend_at(self.context.clock.now()).is_some();
+        let starts = if go_first { 0 } else { self.policy.starts_at_once };
         Budget {
-            starts: self.policy.starts_at_once.saturating_sub(under_way),
-            specialisations: self.policy.specialisations_at_once,
+            starts: starts.saturating_sub(under_way),
+            specialisations: self
+                .policy
+                .specialisations_at_once
+                .saturating_sub(self.visits_beginning()),
             nodes: self.nodes(),
             offers: self.offers(),
         }
@@ -351,7 +357,7 @@ impl Cluster {
         self.cell(action.function()).begin(action, new_replica, now);
         match action {
             Action::Release { place, .. } if place.kind == PlaceKind::Standby => {
-                self.dismiss_standby(&place.host);
+                self.release_standby(&place.host);
             }
             Action::Release { place, .. } if place.kind == PlaceKind::Guest => {
                 self.end_loan(&place.host, action.function(), now);

@@ -19,3 +19,4 @@ mod sharing;
 mod slots;
 mod standby;
 mod streams;
+mod surge;
