@@ -272,6 +272,9 @@ pub struct WorkerReport {
     pub epoch: u64,
     /// The state.
     pub state: WorkerState,
+    /// `{name}.{namespace}` of the guest it has, as its order had it; none for the owner's function and a generic worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest: Option<String>,
     /// Why, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -498,6 +501,7 @@ mod tests {
             worker: 1,
             epoch: 7,
             state: WorkerState::Specialising,
+            guest: None,
             reason: None,
             crashes: 0,
         };

@@ -13,6 +13,7 @@ mod decisions;
 mod guestlogs;
 mod guests;
 mod load;
+mod loans;
 mod queue;
 mod replica;
 mod sight;
@@ -39,6 +40,7 @@ pub use cell::{Acquired, Parking};
 pub use counters::Counters;
 pub use decisions::Decision;
 pub use load::ReplicaLoad;
+pub use loans::LoanOver;
 pub use queue::{Parked, ParkingBounds};
 pub use replica::{Route, Ticket, WorkerRef};
 pub use sight::{ContainerSight, FunctionSight, Role, Seen, WorkerSight};
@@ -67,6 +69,7 @@ pub struct Cluster {
     /// Containers whose end was heard of before the engine had answered their start.
     early_deaths: Mutex<VecDeque<(ContainerId, i64)>>,
     standbys: standby::Standbys,
+    loans: loans::Loans,
     guest_logs: guestlogs::GuestLogs,
     policy: Policy,
     context: Arc<Context>,
@@ -85,8 +88,8 @@ struct Context {
     has_root: OnceLock<HasRoot>,
 }
 
-/// Tells of an image, by its id, whether a guest can be made of it.
-type HasRoot = Box<dyn Fn(&str) -> bool + Send + Sync>;
+/// Tells of an image, by its id, whether a guest can be made of it; else what is in the way.
+type HasRoot = Box<dyn Fn(&str) -> Result<(), &'static str> + Send + Sync>;
 
 impl Context {
     fn open_visits(&self, has_root: HasRoot) {
@@ -94,8 +97,8 @@ impl Context {
         let _ = self.has_root.set(has_root);
     }
 
-    fn has_root(&self, image: &Image) -> bool {
-        self.has_root.get().is_some_and(|has_root| has_root(&image.id))
+    fn has_root(&self, image: &Image) -> Result<(), &'static str> {
+        self.has_root.get().map_or(Err("this host has no slots"), |has_root| has_root(&image.id))
     }
 }
 
@@ -134,6 +137,7 @@ impl Cluster {
             nodes: Mutex::new(vec![NodeView::default()]),
             early_deaths: Mutex::default(),
             standbys: standby::Standbys::default(),
+            loans: loans::Loans::default(),
             guest_logs: guestlogs::GuestLogs::default(),
             policy,
             context: Arc::new(context),
@@ -330,9 +334,16 @@ impl Cluster {
             return None;
         }
         self.recount(&cell, &mut budget.nodes, now);
+        self.enrol(key, wanted.as_ref());
+        let (lent, refusals) = self.lendable(key, &cell, wanted.as_ref(), now);
+        budget.offers.extend(lent);
         let plan = cell.plan(wanted, budget, &self.policy, now);
-        if plan.is_none() {
-            self.forget(key);
+        // What is on offer to this one is not to all.
+        budget.offers.retain(|offer| offer.owner.is_none());
+        match &plan {
+            Some(plan) if !plan.takes_place() => cell.refuse_places(refusals, now),
+            Some(_) => {}
+            None => self.forget(key),
         }
         plan
     }
@@ -344,10 +355,17 @@ impl Cluster {
             self.starting.fetch_add(1, Ordering::AcqRel);
         }
         self.cell(action.function()).begin(action, new_replica, now);
-        if let Action::Release { place, .. } = action
-            && place.kind == PlaceKind::Standby
-        {
-            self.release_standby(&place.host);
+        match action {
+            Action::Release { place, .. } if place.kind == PlaceKind::Standby => {
+                self.release_standby(&place.host);
+            }
+            Action::Release { place, .. } if place.kind == PlaceKind::Guest => {
+                self.end_loan(&place.host, action.function(), now);
+            }
+            Action::Drain { replica, .. }
+            | Action::GiveUp { replica, .. }
+            | Action::Clear { replica, .. } => self.end_loan(replica, action.function(), now),
+            _ => {}
         }
         if let Action::Prepare { .. } | Action::Start { .. } = action {
             return; // nothing to be planned follows from it before the engine has answered
@@ -447,6 +465,7 @@ impl Cluster {
         if let Some(cell) = self.find(key) {
             cell.worker(replica, report, now);
             self.moved(key);
+            self.lent_reported(key, replica, report, now);
         }
     }
 
@@ -456,10 +475,12 @@ impl Cluster {
         key: &FunctionKey,
         replica: &ReplicaId,
         (worker, epoch): (u8, u64),
+        reason: &str,
         now: Moment,
     ) {
+        let was_lent = self.lent_refused(replica, (worker, epoch), reason, now);
         if let Some(cell) = self.find(key) {
-            cell.refused(replica, worker, epoch, now);
+            cell.refused(replica, (worker, epoch), was_lent, now);
             self.touch(key);
         }
     }
@@ -469,6 +490,7 @@ impl Cluster {
         if self.standby_died(container, now) {
             return;
         }
+        self.lose_loans(|lent| lent == container, now);
         if let Some((key, _)) =
             self.cells().iter().find(|(_, cell)| cell.died(container, exit_code, now))
         {
@@ -486,6 +508,7 @@ impl Cluster {
         if self.standby_ended(container) {
             return;
         }
+        self.lose_loans(|lent| lent == container, self.context.clock.now());
         if let Some((key, _)) = self.cells().iter().find(|(_, cell)| cell.removed(container)) {
             self.moved(key);
         }
@@ -494,6 +517,7 @@ impl Cluster {
     /// The engine's own list: replicas that are not on it are gone.
     pub fn retain(&self, observed: &[Observed]) {
         let existing: HashSet<_> = observed.iter().map(|o| &o.container).collect();
+        self.lose_loans(|lent| !existing.contains(lent), self.context.clock.now());
         for (key, cell) in self.cells() {
             if cell.retain(|container| existing.contains(container)) {
                 self.moved(&key);
@@ -514,6 +538,12 @@ impl Cluster {
     pub fn grant(&self, key: &FunctionKey, replica: &ReplicaId) -> Grant {
         let grant = |cell: Arc<Cell>| cell.lock().find(replica).map(|(view, _)| view.grant);
         self.find(key).and_then(grant).unwrap_or_default()
+    }
+
+    /// The memory, in bytes, that the container of `route` may use; the largest number where it has no limit.
+    pub fn memory_of(&self, route: &Route) -> u64 {
+        let grant = route.owner.as_ref().map(|owner| self.grant(owner, &route.replica));
+        grant.and_then(|grant| grant.memory).unwrap_or(u64::MAX)
     }
 
     /// A replica's container and host.

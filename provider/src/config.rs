@@ -7,6 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyperfaas_gateway::{
@@ -29,6 +30,7 @@ use crate::node::cgroup::DEFAULT_ROOT;
 use crate::node::standby::StandbyPolicy;
 use crate::reconcile;
 use crate::scheduler::{Mode, Policy};
+use crate::spec::{SHARE_RULE, share_group};
 
 /// Port of the provider API: faasd's and the charts', so that a gateway finds it where it looks.
 const PORT: u16 = 8081;
@@ -110,6 +112,7 @@ pub struct Config {
     has_slots: bool,
     roots_max: Memory,
     standby: StandbyPolicy,
+    share: Option<Arc<str>>,
     docker: DockerConfig,
 }
 
@@ -158,6 +161,7 @@ impl Config {
             has_slots: s.flag("HYPERFAAS_SLOTS"),
             roots_max: roots_max(s),
             standby: standby(s),
+            share: share(s),
             docker: docker_config(s),
         };
         settings.finish(config)
@@ -223,6 +227,11 @@ impl Config {
         self.standby
     }
 
+    /// The share group of functions whose deployment names none; `None`: they share with nobody.
+    pub fn share(&self) -> Option<&Arc<str>> {
+        self.share.as_ref()
+    }
+
     /// Settings of the management API.
     pub fn api(&self) -> ApiSettings {
         ApiSettings { body_timeout: self.body_timeout }
@@ -264,6 +273,15 @@ fn roots_max(s: &mut Settings<'_>) -> Memory {
             ROOTFS_MAX
         }
     }
+}
+
+fn share(s: &mut Settings<'_>) -> Option<Arc<str>> {
+    let text = s.text("HYPERFAAS_SHARE").filter(|text| !text.is_empty())?;
+    let group = share_group(&text);
+    if group.is_none() {
+        s.mistake("HYPERFAAS_SHARE", SHARE_RULE);
+    }
+    group
 }
 
 fn standby(s: &mut Settings<'_>) -> StandbyPolicy {

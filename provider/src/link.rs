@@ -164,9 +164,10 @@ fn heard(cluster: &Cluster, function: &FunctionKey, id: &ReplicaId, report: Repo
         }
         Report::Refused { worker, epoch, reason } => {
             warn!(%function, %replica, worker, epoch, reason, "order refused");
-            cluster.refused(function, id, (worker, epoch), now);
+            cluster.refused(function, id, (worker, epoch), &reason, now);
         }
-        Report::Log(_) | Report::Unknown => {
+        Report::Log(line) => cluster.lent_said(function, id, line),
+        Report::Unknown => {
             trace!(%function, %replica, "report that nobody reads here ignored");
         }
     }

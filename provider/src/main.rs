@@ -106,11 +106,17 @@ async fn run(config: Config) -> Result<(), String> {
         }
         _ => None,
     };
-    if let (Some(guests), true) = (&guests, view.has("standby")) {
+    if let Some(guests) = &guests {
         let roots = guests.roots.clone();
-        cluster.open_pool(config.standby(), move |image| {
-            RootId::parse(image).is_some_and(|id| roots.can_visit(&id))
-        });
+        let can_visit = move |image: &str| {
+            RootId::parse(image).map_or(Err("its image has no id"), |id| roots.can_visit(&id))
+        };
+        if view.has("standby") {
+            cluster.open_pool(config.standby(), can_visit.clone());
+        }
+        if view.has("sharing") {
+            cluster.open_sharing(config.reconcile().drain_timeout, can_visit);
+        }
     }
     let node = HostNode::new(cgroups, Arc::clone(&engine), tasks.clone(), acting.clone());
     let reconciler = Reconciler {
@@ -119,6 +125,7 @@ async fn run(config: Config) -> Result<(), String> {
         engine: Arc::clone(&engine),
         node: Arc::new(node),
         guests,
+        share: config.share().cloned(),
         settings: config.reconcile(),
         tasks: tasks.clone(),
         shutdown: acting.clone(),
@@ -202,9 +209,11 @@ async fn abilities(config: &Config, has_cgroups: bool) -> (NodeView, Option<Slot
         }
     };
     let standby = standby_ability(config, slots.is_some());
-    info!(slots = %ability, standby = %standby, "abilities on this host");
+    let sharing = sharing_ability(config, slots.is_some());
+    info!(slots = %ability, standby = %standby, sharing = %sharing, "abilities on this host");
     view.abilities.insert("slots", ability);
     view.abilities.insert("standby", standby);
+    view.abilities.insert("sharing", sharing);
     let cgroups = if has_cgroups {
         Ability::ON
     } else {
@@ -217,17 +226,28 @@ async fn abilities(config: &Config, has_cgroups: bool) -> (NodeView, Option<Slot
 
 /// Whether functions can be guests of standby containers.
 fn standby_ability(config: &Config, has_slots: bool) -> Ability {
+    let mut missing = missing_for_guests(config, has_slots);
+    if config.standby().is_off() {
+        missing.push("HYPERFAAS_STANDBY_MAX is 0".to_owned());
+    }
+    if missing.is_empty() { Ability::ON } else { Ability::off(missing) }
+}
+
+/// Whether functions that agreed to can be guests of each other.
+fn sharing_ability(config: &Config, has_slots: bool) -> Ability {
+    let missing = missing_for_guests(config, has_slots);
+    if missing.is_empty() { Ability::ON } else { Ability::off(missing) }
+}
+
+fn missing_for_guests(config: &Config, has_slots: bool) -> Vec<String> {
     let mut missing = Vec::new();
     if !has_slots {
         missing.push("slots".to_owned());
     }
-    if config.standby().is_off() {
-        missing.push("HYPERFAAS_STANDBY_MAX is 0".to_owned());
-    }
     if !config.policy().mode.has_multiplex() {
         missing.push("HYPERFAAS_SCALING is not full".to_owned());
     }
-    if missing.is_empty() { Ability::ON } else { Ability::off(missing) }
+    missing
 }
 
 fn bind(address: std::net::IpAddr, port: u16) -> Result<TcpListener, String> {

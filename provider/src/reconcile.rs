@@ -7,6 +7,7 @@
 
 mod actions;
 mod agenda;
+mod loans;
 mod standby;
 mod sync;
 mod visit;
@@ -42,6 +43,8 @@ pub struct Reconciler {
     pub node: Arc<dyn Node>,
     /// What visits to containers that are not a function's own are made with; `None` where this host cannot have any.
     pub guests: Option<Guests>,
+    /// The share group of functions that name none; `None`: they share with nobody.
+    pub share: Option<Arc<str>>,
     /// Times.
     pub settings: Settings,
     /// Tasks of actions and links; owned by whoever runs the loop.
@@ -84,6 +87,7 @@ impl Reconciler {
         let this = Arc::new(self);
         this.spawn(Self::take_in_events);
         this.spawn(Self::tend_standby);
+        this.spawn(Self::tend_loans);
         let mut catalog_changed = this.catalog.subscribe();
         let mut agenda = Agenda::default();
         loop {
@@ -109,7 +113,8 @@ impl Reconciler {
         let due = agenda.due(&functions, self.cluster.take_dirty(), budget.starts > 0, now);
         let mut missing = Vec::new();
         for key in &due {
-            let wanted = functions.get(key).map(|function| wanted(function));
+            let share = self.share.as_ref();
+            let wanted = functions.get(key).map(|function| wanted(function, share));
             let revision = wanted.as_ref().map_or(0, |wanted| wanted.revision);
             let Some(planned) = self.cluster.plan(key, wanted, &mut budget, now) else { continue };
             let FunctionPlan { plan, missing: count, missing_why, .. } = planned;
@@ -154,11 +159,11 @@ impl Reconciler {
 }
 
 /// What the catalog asks for, as the scheduler reads it.
-fn wanted(function: &Function) -> Wanted {
+fn wanted(function: &Function, share: Option<&Arc<str>>) -> Wanted {
     Wanted {
         revision: function.revision,
         replicas: function.replicas,
         call: function.call,
-        scaling: Arc::clone(&function.spec.scaling),
+        scaling: function.spec.scaling.sharing_by_default(share),
     }
 }

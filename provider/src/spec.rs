@@ -20,7 +20,10 @@ use crate::engine::Bounds;
 use crate::engine::reference::Reference;
 use crate::scheduler::Scaling;
 
-pub use scaling::{MAX_LABEL as SCALE_MAX_LABEL, MIN_LABEL as SCALE_MIN_LABEL, ScalingError};
+pub use scaling::{
+    MAX_LABEL as SCALE_MAX_LABEL, MIN_LABEL as SCALE_MIN_LABEL, SHARE_RULE, ScalingError,
+    share_group,
+};
 
 /// Largest total of all strings of one deployment: 1 MiB, ample for labels and below what the kernel starts a process with.
 pub const DEPLOYMENT_MAX: usize = 1 << 20;

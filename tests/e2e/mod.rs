@@ -1,5 +1,6 @@
 //! End to end: the real provider and gateway, a real Docker engine, real function containers.
 
+mod attacks;
 mod bad_images;
 mod deployment;
 mod guests;
@@ -14,6 +15,7 @@ mod rights;
 mod roots;
 mod samples;
 mod scaling;
+mod sharing;
 mod slots;
 mod standby;
 mod streams;

@@ -1,9 +1,10 @@
 //! The function that the end-to-end tests deploy: does on request what a test wants to see.
 //!
 //! Listens on the port in `PROBE_PORT`, else 8080. With `PROBE_FAIL=exit` it ends at once with status 3; with
-//! `PROBE_FAIL=silent` it never listens.
+//! `PROBE_FAIL=silent` it never listens, with `PROBE_FAIL=at-home` it does so only as a guest.
 #![expect(clippy::print_stdout, reason = "its output is what the log tests read")]
 
+mod attack;
 mod hostile;
 
 use std::time::Duration;
@@ -22,6 +23,9 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
+/// Users from this number on are the provider's guests.
+const GUESTS: u32 = 0x4000_0000;
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> std::io::Result<()> {
     match std::env::var("PROBE_FAIL").as_deref() {
@@ -30,6 +34,9 @@ async fn main() -> std::io::Result<()> {
             std::process::exit(3);
         }
         Ok("silent") => std::future::pending().await,
+        Ok("at-home") if rustix::process::getuid().as_raw() < GUESTS => {
+            std::future::pending().await
+        }
         _ => {}
     }
     let port = std::env::var("PROBE_PORT").ok().and_then(|port| port.parse().ok()).unwrap_or(8080);
@@ -48,6 +55,7 @@ async fn main() -> std::io::Result<()> {
         .route("/exit", any(exit))
         .route("/upgrade", get(upgrade))
         .nest("/hostile", hostile::routes())
+        .nest("/attack", attack::routes())
         .fallback(describe);
     axum::serve(listener, router).await
 }
@@ -94,9 +102,10 @@ async fn write(Query(Path { path }): Query<Path>) -> Response {
     }
 }
 
-/// Streams the body back as it comes.
+/// Streams the body back as it comes, with a word on who did.
 async fn echo(request: Request) -> Response {
-    Body::new(request.into_body()).into_response()
+    let name = std::env::var("OPENFAAS_NAME").unwrap_or_default();
+    ([("x-echoed-by", name)], Body::new(request.into_body())).into_response()
 }
 
 /// Counts the body's bytes.

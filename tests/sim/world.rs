@@ -91,6 +91,7 @@ impl World {
             engine: Arc::new(engine.clone()),
             node: Arc::new(node),
             guests: None,
+            share: None,
             settings: Settings {
                 pull: PullPolicy::Missing,
                 drain_timeout: Duration::from_secs(5),

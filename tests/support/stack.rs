@@ -350,6 +350,14 @@ pub(crate) fn probe_http_image() -> &'static str {
     })
 }
 
+/// The probe in an image that names no user.
+pub(crate) fn probe_root_image() -> &'static str {
+    static IMAGE: OnceLock<String> = OnceLock::new();
+    IMAGE.get_or_init(|| {
+        build_image("probe-root", "FROM scratch\nCOPY probe /probe\nENTRYPOINT [\"/probe\"]\n")
+    })
+}
+
 fn build_image(name: &str, dockerfile: &str) -> String {
     let context = tempfile::tempdir().expect("a temporary directory");
     let files: HashMap<&str, &str> = HashMap::from([

@@ -158,6 +158,11 @@ impl Drop for Reader {
 }
 
 impl Scope {
+    /// The guest, as its order had it.
+    pub(crate) fn function(&self) -> &str {
+        &self.function
+    }
+
     /// Starts a task whose lines are this guest's.
     pub(crate) fn spawn<T: Send + 'static>(
         self: &Arc<Self>,

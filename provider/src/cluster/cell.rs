@@ -19,14 +19,14 @@ use tokio::sync::{Notify, oneshot};
 pub(super) use self::events::spent;
 use super::Context;
 use super::Setback;
-use super::decisions::{Decision, Ring};
+use super::decisions::{Decision, Refused, Ring};
 use super::guests::GuestSide;
 use super::queue::{Parked, Queue, Waiter};
 use super::replica::{Route, Side, Ticket, WorkerRef};
 use crate::engine::{ContainerId, Image, ReplicaId};
 use crate::scheduler::{
     Action, Budget, Failure, FunctionPlan, FunctionView, Grant, ImageState, NodeId, Phase, Policy,
-    ReplicaView, Seat, Wanted, is_pressed, plan_function,
+    ReplicaView, Seat, Wanted, Why, is_pressed, plan_function,
 };
 
 /// A replica that ends sooner than this after its last change counts as a failed start, so that one which keeps ending is
@@ -92,6 +92,7 @@ pub(super) struct State {
     next_host: u64,
     looked_at: Moment,
     decisions: Ring,
+    refused: Refused,
     /// What the function adds to its node's use: millicores, bytes.
     pub(super) counted: (u32, u64),
 }
@@ -143,6 +144,7 @@ impl Cell {
             next_host: 0,
             looked_at: Moment::ZERO,
             decisions: Ring::default(),
+            refused: Refused::default(),
             counted: (0, 0),
         };
         Self { state: Mutex::new(state), changed: Notify::new(), context }
@@ -150,6 +152,11 @@ impl Cell {
 
     pub(super) fn now(&self) -> Moment {
         self.context.clock.now()
+    }
+
+    /// Whether places are limited by what a worker takes at once.
+    pub(super) fn uses_limits(&self) -> bool {
+        self.context.uses_limits
     }
 
     pub(super) fn available(&self) -> u32 {
@@ -165,7 +172,15 @@ impl Cell {
     /// Whether it could be.
     pub(super) fn may_visit(&self) -> bool {
         let state = self.lock();
-        state.may_visit(&self.context) && state.view.visit_failure.is_none()
+        state.visitable(&self.context).is_ok() && state.view.visit_failure.is_none()
+    }
+
+    /// Whether a guest can be made of its image.
+    ///
+    /// # Errors
+    /// What is in the way, for people.
+    pub(super) fn visitable(&self) -> Result<(), &'static str> {
+        self.lock().visitable(&self.context)
     }
 
     /// Whether one request waits and no other.
@@ -295,7 +310,7 @@ impl Cell {
         let mut state = self.lock();
         state.set_wanted(wanted, self.context.uses_limits);
         if !budget.offers.is_empty() {
-            state.view.may_visit = state.may_visit(&self.context);
+            state.view.may_visit = state.visitable(&self.context).is_ok();
         }
         let view = &state.view;
         if view.wanted.is_none() && view.replicas.is_empty() && view.guests.is_empty() {
@@ -471,10 +486,25 @@ impl State {
         self.next_host
     }
 
-    /// Whether its image's root is there.
-    fn may_visit(&self, context: &Context) -> bool {
-        matches!(&self.image, Prepared::Yes { revision, image }
-            if *revision == self.view.revision() && context.has_root(image))
+    /// Whether its image's root is there, and a guest can be made of it.
+    fn visitable(&self, context: &Context) -> Result<(), &'static str> {
+        match &self.image {
+            Prepared::Yes { revision, image } if *revision == self.view.revision() => {
+                context.has_root(image)
+            }
+            _ => Err("its image is not known yet"),
+        }
+    }
+
+    pub(super) fn refuse(
+        &mut self,
+        host: Option<ReplicaId>,
+        reason: &'static str,
+        why: Why,
+        now: Moment,
+    ) {
+        let told = self.refused.tell(host, reason, why, now);
+        self.decisions_push(told);
     }
 
     pub(super) fn add(&mut self, replica: ReplicaView) -> usize {
@@ -502,7 +532,7 @@ impl State {
     }
 
     /// Takes over what the catalog asks for now, and what follows from it.
-    fn set_wanted(&mut self, wanted: Option<Wanted>, uses_limits: bool) {
+    pub(super) fn set_wanted(&mut self, wanted: Option<Wanted>, uses_limits: bool) {
         let is_new_limit = wanted.as_ref().map(|w| w.scaling.in_flight_max)
             != self.view.wanted.as_ref().map(|w| w.scaling.in_flight_max);
         self.view.wanted = wanted;

@@ -5,7 +5,9 @@
 use std::time::Duration;
 
 use hyperfaas_protocol::control::Level;
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts};
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+};
 
 use super::standby::PoolCounts;
 use crate::metrics::Metrics;
@@ -31,6 +33,7 @@ pub struct Counters {
     /// Visits that came to nothing or ended unasked.
     pub visits_failed: IntCounter,
     standby: IntGaugeVec,
+    lent: IntGauge,
     parked_seconds: Histogram,
 }
 
@@ -79,6 +82,11 @@ impl Counters {
                 &["state"],
             )
             .expect("the names are constant and valid"),
+            lent: IntGauge::new(
+                "hyperfaas_lent_workers",
+                "Workers of functions' own containers that guests of their share group have.",
+            )
+            .expect("the name is constant and valid"),
             parked_seconds: Histogram::with_opts(seconds).expect("the name is constant and valid"),
         }
     }
@@ -88,6 +96,7 @@ impl Counters {
         page.add(self.watermarks.clone());
         page.add(self.actions.clone());
         page.add(self.standby.clone());
+        page.add(self.lent.clone());
         page.add(self.visits_failed.clone());
         for counter in
             [&self.parked, &self.refused, &self.bounces, &self.cold_starts, &self.granted]
@@ -118,6 +127,11 @@ impl Counters {
         {
             self.standby.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
+    }
+
+    /// Notes how many workers are lent.
+    pub(super) fn lent(&self, count: usize) {
+        self.lent.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     pub(super) fn park_seconds(&self, waited: Duration) {

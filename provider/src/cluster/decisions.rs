@@ -1,7 +1,9 @@
 //! The last decisions on each function, with their reasons, for people.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
+use hyperfaas_protocol::moment::Moment;
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -10,13 +12,21 @@ use crate::scheduler::{Action, PlaceKind, Why};
 
 /// Decisions kept of each function.
 const KEPT: usize = 64;
+/// For how long a refused place is not told again, with the same reason.
+const REFUSED_AGAIN: Duration = Duration::from_secs(60);
+/// Refusals remembered of a function.
+const REFUSALS_KEPT: usize = 32;
+
+/// Containers that do not lend their worker, `None` for whatever there may be, and why.
+pub(super) type Refusals = Vec<(Option<ReplicaId>, &'static str)>;
 
 /// One decision.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Decision {
     /// When.
     pub at: Timestamp,
-    /// What: `start`, `drain`, `resize`, `specialise`, `release`; and `visit-failed`, a `specialise` that came to nothing.
+    /// What: `start`, `drain`, `resize`, `specialise`, `release`; `visit-failed`, a `specialise` that came to nothing; and
+    /// `place-refused`, a container of its share group that did not lend its worker.
     pub action: &'static str,
     /// Which container, where it is about one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,17 +81,64 @@ impl Decision {
 
 impl Decision {
     /// A visit to `host` that came to nothing, with the reason.
-    pub(super) fn failed_visit(host: &ReplicaId, reason: String, why: Why) -> Self {
+    pub(super) fn failed_visit(
+        host: &ReplicaId,
+        kind: PlaceKind,
+        reason: String,
+        why: Why,
+    ) -> Self {
+        Self { trouble: Some(reason), ..Self::of_place("visit-failed", Some(host), kind, why) }
+    }
+
+    /// A guest's place that its owner takes back.
+    pub(super) fn sent_away(host: &ReplicaId, why: Why) -> Self {
+        Self::of_place("release", Some(host), PlaceKind::Guest, why)
+    }
+
+    /// A place that it did not get, with the reason.
+    fn refused(host: Option<&ReplicaId>, reason: &str, why: Why) -> Self {
+        let bare = Self::of_place("place-refused", host, PlaceKind::Guest, why);
+        Self { trouble: Some(reason.to_owned()), ..bare }
+    }
+
+    fn of_place(action: &'static str, host: Option<&ReplicaId>, kind: PlaceKind, why: Why) -> Self {
         Self {
             at: Timestamp::now(),
-            action: "visit-failed",
-            replica: Some(host.0.clone()),
+            action,
+            replica: host.map(|host| host.0.clone()),
             cpu: None,
             memory: None,
-            place: Some(PlaceKind::Standby.name()),
-            trouble: Some(reason),
+            place: Some(kind.name()),
+            trouble: None,
             why,
         }
+    }
+}
+
+/// Refused places that were told lately.
+#[derive(Debug, Default)]
+pub(super) struct Refused {
+    told: VecDeque<(Option<ReplicaId>, &'static str, Moment)>,
+}
+
+impl Refused {
+    /// The decision to tell; `None` when it was told a moment ago.
+    pub(super) fn tell(
+        &mut self,
+        host: Option<ReplicaId>,
+        reason: &'static str,
+        why: Why,
+        now: Moment,
+    ) -> Option<Decision> {
+        self.told.retain(|(_, _, at)| now.since(*at) < REFUSED_AGAIN);
+        if self.told.iter().any(|(of, what, _)| *of == host && *what == reason)
+            || self.told.len() >= REFUSALS_KEPT
+        {
+            return None;
+        }
+        let decision = Decision::refused(host.as_ref(), reason, why);
+        self.told.push_back((host, reason, now));
+        Some(decision)
     }
 }
 

@@ -34,7 +34,10 @@ impl Cluster {
     /// container has gone meanwhile.
     pub fn begin_visit(&self, action: &Action, now: Moment) -> Option<Host> {
         let Action::Specialise { function, place, .. } = action else { return None };
-        let host = self.take_standby(&place.host, function, now)?;
+        let host = match place.kind {
+            PlaceKind::Guest => self.lend(place, function, now)?,
+            PlaceKind::Own | PlaceKind::Standby => self.take_standby(&place.host, function, now)?,
+        };
         self.context.counters.began(action);
         self.cell(function).begin_visit(action, Arc::clone(&host.route), now);
         self.moved(function);
@@ -48,14 +51,15 @@ impl Cluster {
         state.view.guests.iter().find(|guest| guest.host == *host).map(|guest| guest.state)
     }
 
-    /// A visit came to nothing, or ended unasked; its container is ended.
+    /// A visit came to nothing, or ended unasked; its container is ended, or has its worker back where a function owns it.
     pub fn visit_failed(&self, key: &FunctionKey, host: &ReplicaId, reason: String, now: Moment) {
-        warn!(function = %key, standby = %host.0, reason, "visit failed");
+        warn!(function = %key, host = %host.0, reason, "visit failed");
         self.context.counters.visits_failed.inc();
         if let Some(cell) = self.find(key) {
             cell.visit_failed(host, reason, now);
         }
         self.dismiss_standby(host);
+        self.end_loan(host, key, now);
         self.moved(key);
     }
 
@@ -166,17 +170,17 @@ impl Cell {
 
     fn visit_failed(&self, host: &ReplicaId, reason: String, now: Moment) {
         let mut state = self.lock();
-        if !state.remove_guest(host) {
-            return;
-        }
+        let Some((guest, _)) = state.find_guest(host) else { return };
+        let kind = if guest.is_standby { PlaceKind::Standby } else { PlaceKind::Guest };
+        state.remove_guest(host);
         let count = state.view.visit_failure.map_or(0, |failure| failure.count);
         state.view.visit_failure = Some(Failure { count: count + 1, last: now });
         let why = Why::of(Rule::Waiting, &state.view, 0.0, now);
-        state.decisions_push(Some(Decision::failed_visit(host, reason, why)));
+        state.decisions_push(Some(Decision::failed_visit(host, kind, reason, why)));
         self.settle(state);
     }
 
-    fn guest_gone(&self, host: &ReplicaId) -> bool {
+    pub(super) fn guest_gone(&self, host: &ReplicaId) -> bool {
         let mut state = self.lock();
         let was_there = state.remove_guest(host);
         self.settle(state);

@@ -40,6 +40,7 @@ impl Cluster {
     pub fn loaded(&self, key: &FunctionKey, replica: &ReplicaId, load: Load, now: Moment) {
         if let Some(cell) = self.find(key) {
             cell.loaded(replica, load, now);
+            self.lent_loaded(replica, &load, now);
             self.touch(key);
         }
     }

@@ -1,8 +1,8 @@
 //! What the cluster keeps of a replica beside what the scheduler sees, and the route that requests take to it.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hyperfaas_http::client::{Pool, PoolSettings};
@@ -31,6 +31,8 @@ pub(super) struct Side {
     pub(super) trouble: Option<String>,
     /// What its watchdog last said of its watermarks.
     pub(super) watermark: Option<Watermark>,
+    /// Whether its watchdog said that it can keep guests apart.
+    pub(super) is_able: bool,
     /// What its watchdog last said of its load, and when.
     pub(super) load: Option<(Load, Moment)>,
 }
@@ -45,6 +47,7 @@ impl Side {
             is_grant_known: true,
             trouble: None,
             watermark: None,
+            is_able: false,
             load: None,
         }
     }
@@ -90,6 +93,8 @@ pub struct Route {
     pub owner: Option<FunctionKey>,
     /// Cancelled when the container has ended.
     pub gone: CancellationToken,
+    /// Its container's first process, as the engine's host numbers it, once somebody has asked.
+    pub process: OnceLock<u32>,
     /// The newest order to its watchdog; sent again after a break, until its worker reports.
     pub orders: watch::Sender<Option<Order>>,
     in_flight: AtomicU32,
@@ -123,6 +128,7 @@ impl Route {
             lanes: Lanes::new(SocketAddr::new(address, control)),
             owner,
             gone: CancellationToken::new(),
+            process: OnceLock::new(),
             orders: watch::Sender::new(None),
             in_flight: AtomicU32::new(0),
             idle: Notify::new(),

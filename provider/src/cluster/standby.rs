@@ -25,13 +25,11 @@ use crate::scheduler::{Failure, NodeId, Offer};
 /// The worker of a standby container that is given a function; the other one stays as it is.
 pub(super) const GUESTS_WORKER: u8 = 1;
 
-/// A running standby container.
+/// A running container that a function visits.
 #[derive(Debug, Clone)]
 pub struct Host {
     /// The engine's id.
     pub container: ContainerId,
-    /// Its first process, as the engine's host numbers it.
-    pub pid: u32,
     /// The way to it.
     pub route: Arc<Route>,
 }
@@ -114,7 +112,7 @@ impl Cluster {
     pub fn open_pool(
         &self,
         policy: StandbyPolicy,
-        has_root: impl Fn(&str) -> bool + Send + Sync + 'static,
+        has_root: impl Fn(&str) -> Result<(), &'static str> + Send + Sync + 'static,
     ) {
         self.context.open_visits(Box::new(has_root));
         self.standbys.lock().policy = Some(policy);
@@ -155,7 +153,8 @@ impl Cluster {
     ) -> Option<Arc<Route>> {
         let route = Route::to_standby(name, standby)?;
         let container = standby.container.clone();
-        let host = Host { container, pid, route: Arc::clone(&route) };
+        let _ = route.process.set(pid);
+        let host = Host { container, route: Arc::clone(&route) };
         let mut state = self.standbys.lock();
         match state.find(name) {
             Some(entry) if entry.host.is_some() => return None,

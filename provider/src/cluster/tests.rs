@@ -361,7 +361,8 @@ fn a_second_worker_serves_while_it_is_ready_and_its_tickets_carry_the_epoch() {
     let all = Abilities { workers: 2, second_own: true, ..Abilities::default() };
     cluster.able(&key(), &id(1), all);
     let report = |epoch, state| {
-        let report = WorkerReport { worker: 1, epoch, state, reason: None, crashes: 0 };
+        let report =
+            WorkerReport { worker: 1, epoch, state, guest: None, reason: None, crashes: 0 };
         cluster.worker(&key(), &id(1), &report, at(4));
     };
     let workers = |cluster: &Cluster| {

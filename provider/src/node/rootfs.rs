@@ -226,8 +226,16 @@ impl Roots {
     }
 
     /// Whether a guest can be made of an image: its root is there, and its user is known and not root.
-    pub fn can_visit(&self, id: &RootId) -> bool {
-        self.store.facts(id).is_some_and(|facts| facts.user.is_some_and(|user| user.uid != 0))
+    ///
+    /// # Errors
+    /// What is in the way, one line for people.
+    pub fn can_visit(&self, id: &RootId) -> Result<(), &'static str> {
+        match self.store.facts(id).map(|facts| facts.user.as_ref().map(|user| user.uid)) {
+            None => Err("its image's root file system is not ready"),
+            Some(None) => Err("its image's user is unknown"),
+            Some(Some(0)) => Err("its image runs as root"),
+            Some(Some(_)) => Ok(()),
+        }
     }
 
     /// Where the root of an image stands.

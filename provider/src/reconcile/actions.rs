@@ -82,9 +82,10 @@ impl Reconciler {
                 self.begin_order(action, (function, place), order, why);
             }
             Action::Release { function, place, why } if place.kind != PlaceKind::Own => {
-                let (standby, reason) = (&place.host.0, why.rule.name());
-                info!(%function, standby, reason, "visit is over");
-                // Its container is ended once it has finished what it serves; see `tend_standby`.
+                let (host, reason) = (&place.host.0, why.rule.name());
+                info!(%function, host, reason, "visit is over");
+                // A standby container is ended once it has finished what it serves, see `tend_standby`; another function's
+                // watchdog has its order by now, see `tend_loans`.
                 self.cluster.begin(action, None, now);
             }
             Action::Release { function, place, why } => {

@@ -17,7 +17,7 @@ use super::actions::{STOP_RETRY_FIRST, STOP_RETRY_MOST};
 use crate::cluster::{Host, Tending};
 use crate::engine::{Bounds, ContainerId, EngineError, ReplicaId, Standby, StandbyOrder};
 use crate::link::replica_key;
-use crate::node::slot::{SlotName, Target};
+use crate::node::slot::SlotName;
 use crate::scheduler::Grant;
 
 /// Before the random part of a standby container's first name.
@@ -135,7 +135,7 @@ impl Reconciler {
             Ok(false) => return Err("its container ended".into()),
             Err(_) => return Err("its processes do not end".into()),
         }
-        let target = Target { container: host.container.clone(), pid: host.pid };
+        let target = self.target(host).await.map_err(|error| error.to_string())?;
         let removed = guests.slots.remove(&target, &SlotName::of(worker, epoch)).await;
         removed.map_err(|error| error.to_string())?;
         // The next guest may have no limits; a cgroup keeps those it has.

@@ -13,11 +13,16 @@ use tracing::{Instrument, info, info_span, warn};
 
 use super::{Guests, Reconciler, standby};
 use crate::cluster::{Host, Setback};
-use crate::engine::ReplicaId;
+use crate::engine::{EngineError, ReplicaId};
 use crate::node::rootfs::RootId;
-use crate::node::slot::Target;
+use crate::node::slot::{SlotError, SlotOrder, Slots, Target};
 use crate::node::visit::visit;
-use crate::scheduler::{Action, Why, WorkerPlace};
+use crate::scheduler::{Action, PlaceKind, Why, WorkerPlace};
+
+/// What part of its owner's memory limit a guest's files may take at most: they count against it.
+const OWNERS_MEMORY: u64 = 4;
+/// A slot is never smaller, in bytes.
+const LEAST_SLOT: u64 = 1 << 20;
 
 impl Reconciler {
     /// Counts a visit as begun and sets it going.
@@ -30,7 +35,8 @@ impl Reconciler {
     ) {
         let Some(host) = self.cluster.begin_visit(action, self.now()) else { return };
         let reason = why.rule.name();
-        let span = info_span!("visit", %function, standby = %place.host.0, reason);
+        let kind = place.kind.name();
+        let span = info_span!("visit", %function, host = %place.host.0, kind, reason);
         let (function, place) = (function.clone(), place.clone());
         self.spawn(|this| {
             async move { this.visit(&function, &place, host).await }.instrument(span)
@@ -49,6 +55,9 @@ impl Reconciler {
             Ok(Some(WorkerState::Ready)) => {
                 let ready_us = self.now().since(begun).as_micros();
                 info!(ordered_us, ready_us, "guest is ready");
+                if place.kind == PlaceKind::Guest {
+                    return; // its container goes by its owner's name
+                }
                 // Its first answers go before its name in the engine's list.
                 sleep(self.cluster.policy().answer_first_for).await;
                 let name = standby::name_with(function, &place.host);
@@ -85,20 +94,45 @@ impl Reconciler {
         let visit = visit(&order, root, (place.worker, place.epoch), users.next())
             .map_err(|error| error.to_string())?;
         let work = Work::Guest(Box::new(visit.guest));
-        let order = Order::Specialise { worker: place.worker, epoch: place.epoch, work };
-        if serde_json::to_vec(&order).map_or(0, |line| line.len()) >= ORDER_MAX {
+        let worker_order = Order::Specialise { worker: place.worker, epoch: place.epoch, work };
+        if serde_json::to_vec(&worker_order).map_or(0, |line| line.len()) >= ORDER_MAX {
             return Err("its environment is too large for a guest".into());
         }
-        let target = Target { container: host.container.clone(), pid: host.pid };
-        let grant = wanted.spec.scaling.initial;
-        let (prepared, resized) = tokio::join!(
-            slots.prepare(&target, visit.slot),
-            self.node.resize(&host.container, grant)
-        );
-        prepared.map_err(|error| error.to_string())?;
-        resized.map_err(|error| format!("its limits could not be set: {error}"))?;
-        host.route.orders.send_replace(Some(order));
-        Ok(())
+        let target = self.target(host).await.map_err(|error| error.to_string())?;
+        if place.kind == PlaceKind::Guest {
+            // The container's limits are its owner's, and bound both.
+            let most = self.cluster.memory_of(&host.route) / OWNERS_MEMORY;
+            let size = visit.slot.size_bytes.min(most.max(LEAST_SLOT));
+            let order = SlotOrder { size_bytes: size, ..visit.slot };
+            prepare_anew(slots, &target, order).await.map_err(|error| error.to_string())?;
+        } else {
+            let grant = wanted.spec.scaling.initial;
+            let (prepared, resized) = tokio::join!(
+                slots.prepare(&target, visit.slot),
+                self.node.resize(&host.container, grant)
+            );
+            prepared.map_err(|error| error.to_string())?;
+            resized.map_err(|error| format!("its limits could not be set: {error}"))?;
+        }
+        if self.cluster.order_guest(host, place, worker_order) {
+            Ok(())
+        } else {
+            Err("the place was taken back".into())
+        }
+    }
+
+    /// A container as the slots know it.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub(super) async fn target(&self, host: &Host) -> Result<Target, EngineError> {
+        let known = host.route.process.get().copied();
+        let pid = match known {
+            Some(pid) => pid,
+            None => self.engine.process(&host.container).await?,
+        };
+        let _ = host.route.process.set(pid); // the container's for as long as it runs
+        Ok(Target { container: host.container.clone(), pid })
     }
 
     /// Waits until a visit is no longer about to begin; where it stands then, `None` when it is over.
@@ -111,5 +145,16 @@ impl Reconciler {
                 other => return other,
             }
         }
+    }
+}
+
+/// Makes a slot in a function's own container; one of the same name is an earlier run's, which ended before it gave the order.
+async fn prepare_anew(slots: &Slots, target: &Target, order: SlotOrder) -> Result<(), SlotError> {
+    match slots.prepare(target, order.clone()).await {
+        Err(SlotError::Taken(name)) => {
+            slots.remove(target, &name).await?;
+            slots.prepare(target, order).await
+        }
+        other => other,
     }
 }

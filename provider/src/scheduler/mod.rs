@@ -7,6 +7,7 @@
 
 mod action;
 mod demand;
+mod lend;
 mod multiplex;
 mod out;
 mod place;
@@ -24,6 +25,8 @@ mod tests;
 
 pub use action::{Action, PlaceKind, Plan, WorkerPlace};
 pub use demand::{comfort, expected_use, need};
+pub use lend::{Unlent, lends};
+pub use multiplex::wants_places;
 pub use out::{Scale, is_pressed, is_served};
 pub use place::{Seat, place, room};
 pub use plan::{Budget, FunctionPlan, Missing, plan, plan_function, share_starts};

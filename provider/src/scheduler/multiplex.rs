@@ -61,6 +61,16 @@ pub(super) fn take_places(
     }
 }
 
+/// Whether places in containers it does not own are needed now.
+pub fn wants_places(
+    function: &FunctionView,
+    scaling: &Scaling,
+    policy: &Policy,
+    now: Moment,
+) -> bool {
+    reason(function, scaling, need(function, policy, now)).is_some()
+}
+
 /// Until when the function's own containers are not to be started: creating one takes the engine, and with it the processor, for
 /// longer than a visit takes to its first answer. `plan` has what is ordered now. `None`: they may be.
 pub(super) fn yields_until(

@@ -9,7 +9,7 @@
 use hyperfaas_protocol::FunctionKey;
 use hyperfaas_protocol::moment::Moment;
 
-use super::action::{Action, Plan};
+use super::action::{Action, PlaceKind, Plan};
 use super::demand::{expected_use, measured_cpu, need, whole};
 use super::multiplex;
 use super::out::{Scale, look_again, rescale};
@@ -44,6 +44,14 @@ pub struct FunctionPlan {
     pub missing: usize,
     /// Why, for each of those starts.
     pub missing_why: Option<Why>,
+}
+
+impl FunctionPlan {
+    /// Whether it takes a worker of a container that the function does not own.
+    pub fn takes_place(&self) -> bool {
+        let is_one = |action: &Action| matches!(action, Action::Specialise { place, .. } if place.kind != PlaceKind::Own);
+        self.plan.actions.iter().any(is_one)
+    }
 }
 
 /// Everything to be done at `now` over all functions.
@@ -249,7 +257,9 @@ fn missing_starts(
         .filter(|r| r.phase.is_live() && r.revision == wanted.revision)
         .count();
     let missing = (scale.desired as usize).saturating_sub(live);
-    if missing == 0 {
+    // Whether its containers lend is a question of its image too, which a provider that starts anew does not know.
+    let is_asked = wanted.scaling.share.is_some() && policy.mode.has_multiplex();
+    if missing == 0 && !(is_asked && function.image == ImageState::Unknown) {
         return 0;
     }
     if let Some(failure) = function.failure {

@@ -61,6 +61,8 @@ pub struct Scaling {
     pub in_flight_max: Option<u32>,
     /// Functions of the same group may be guests of each other.
     pub share: Option<Arc<str>>,
+    /// Whether its label has the last word on that, whatever the operator's default is.
+    pub has_share_label: bool,
 }
 
 impl Default for Scaling {
@@ -78,11 +80,22 @@ impl Default for Scaling {
             ceiling: Grant::default(),
             in_flight_max: None,
             share: None,
+            has_share_label: false,
         }
     }
 }
 
 impl Scaling {
+    /// The same with the operator's `default` group where the deployment says nothing.
+    pub fn sharing_by_default(self: &Arc<Self>, default: Option<&Arc<str>>) -> Arc<Self> {
+        match default {
+            Some(group) if !self.has_share_label => {
+                Arc::new(Self { share: Some(Arc::clone(group)), ..Self::clone(self) })
+            }
+            _ => Arc::clone(self),
+        }
+    }
+
     /// Whether its labels fix the number of replicas, which switches off scaling by load.
     pub fn is_fixed(&self) -> bool {
         self.min == self.max

@@ -166,6 +166,8 @@ pub struct ReplicaView {
     pub in_flight_max: u32,
     /// Whether its watchdog can run a second process of the owner's function.
     pub has_second_own: bool,
+    /// Whether its watchdog can keep a guest apart; `None` until it has said so, and what its second worker runs.
+    pub hosts_guests: Option<bool>,
     /// What raised it above its high watermark; `None` while it is below.
     pub pressure: Option<Pressure>,
     /// The last load report.
@@ -190,6 +192,7 @@ impl ReplicaView {
             workers: [WorkerView::default(); WORKERS],
             in_flight_max: 0,
             has_second_own: false,
+            hosts_guests: None,
             pressure: None,
             load: None,
             grant,
@@ -201,6 +204,11 @@ impl ReplicaView {
     /// Requests of the owner's function that it is serving.
     pub fn own_in_flight(&self) -> u32 {
         self.workers.iter().filter(|worker| !worker.is_guest).map(|worker| worker.in_flight).sum()
+    }
+
+    /// Whether another function is, or is about to be, a guest in it: what it uses is not the owner's alone.
+    pub fn has_guest(&self) -> bool {
+        self.workers[1].is_guest
     }
 
     /// Whether its second worker runs the owner's function, or is about to.

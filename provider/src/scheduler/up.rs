@@ -83,7 +83,9 @@ impl Up<'_> {
         let ceiling = self.scaling.ceiling.cpu.unwrap_or(current).min(host).max(1);
         let base = self.scaling.base.cpu.unwrap_or(ceiling).min(ceiling);
         let held = self.now.since(replica.granted_at);
-        let is_hot = matches!(replica.pressure, Some(Pressure::Cpu | Pressure::Throttled));
+        // While there is a guest, it is sent away instead.
+        let is_hot = matches!(replica.pressure, Some(Pressure::Cpu | Pressure::Throttled))
+            && !replica.has_guest();
         let doubled = (is_hot && held >= self.patience()).then(|| current.saturating_mul(2));
         let margin = share(self.policy.margin);
         let expected = (demand.need > f64::from(current)).then(|| whole(demand.need * margin));
@@ -145,6 +147,9 @@ impl Up<'_> {
         let used = replica.load.and_then(|load| load.memory);
         let percent = |bytes: u64, percent: u32| bytes / 100 * u64::from(percent);
         let is_full = used.is_some_and(|used| used >= percent(current, self.policy.memory_high));
+        if replica.has_guest() {
+            return None; // what a guest takes is no reason; above the watermark it is sent away
+        }
         if is_full || replica.pressure == Some(Pressure::Memory) {
             let most = ceiling.min(current.saturating_add(node.memory_free()));
             let to = current.saturating_add(current / 2).min(most);

@@ -33,6 +33,10 @@ const MEMORY_LABEL: &str = "com.hyperfaas.scale.memory";
 const IN_FLIGHT_LABEL: &str = "com.hyperfaas.max-inflight";
 /// Ours: the group of functions that may share containers.
 const SHARE_LABEL: &str = "com.hyperfaas.share";
+/// Longest name of such a group, as of any label's value in Kubernetes.
+const SHARE_MAX: usize = 63;
+/// What a share group is called.
+pub const SHARE_RULE: &str = "must be at most 63 letters, digits, '-', '_' or '.'";
 /// The watchdogs' variable of the same meaning as [`IN_FLIGHT_LABEL`].
 const IN_FLIGHT_VARIABLE: &str = "max_inflight";
 
@@ -87,12 +91,26 @@ pub(super) fn parse(
         base,
         ceiling,
         in_flight_max: in_flight,
-        share: labels
-            .get(SHARE_LABEL)
-            .map(|group| group.trim())
-            .filter(|g| !g.is_empty())
-            .map(Arc::from),
+        share: share(labels)?,
+        has_share_label: labels.contains_key(SHARE_LABEL),
     })
+}
+
+/// The share group that the labels name; an empty one is none.
+fn share(labels: &Labels) -> Result<Option<Arc<str>>, ScalingError> {
+    let group = labels.get(SHARE_LABEL).map_or("", |group| group.trim());
+    if group.is_empty() {
+        return Ok(None);
+    }
+    let group = share_group(group).ok_or_else(|| wrong(labels, SHARE_LABEL, SHARE_RULE))?;
+    Ok(Some(group))
+}
+
+/// `text` as the name of a share group, if it is one.
+pub fn share_group(text: &str) -> Option<Arc<str>> {
+    let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let is_name = (1..=SHARE_MAX).contains(&text.len()) && text.bytes().all(is_inner);
+    is_name.then(|| text.into())
 }
 
 /// As [`parse`], for a deployment that was accepted before its labels were checked: only its bounds and quantities count.
@@ -105,7 +123,8 @@ pub(super) fn parse_leniently(
     let min = count(labels, MIN_LABEL).unwrap_or(1);
     let max = count(labels, MAX_LABEL).unwrap_or(u32::MAX).max(min);
     let bare = parse(&Labels::new(), variables, limits, requests).unwrap_or_default();
-    Scaling { min, max, ..bare }
+    // With whom it may share is never guessed.
+    Scaling { min, max, has_share_label: labels.contains_key(SHARE_LABEL), ..bare }
 }
 
 /// A positive integer; anything else counts as absent, as in OpenFaaS.

@@ -57,6 +57,7 @@ impl Provider {
         {
             (replica.phase, replica.since, replica.has_second_own) =
                 (Phase::Starting, now, has_second);
+            replica.hosts_guests = Some(true);
         }
         self.touch(index);
     }

@@ -4,8 +4,7 @@
 //! on offer is a generic worker of a container that runs, is not lent already, and whose owner is below its watermark: else a
 //! guest that its owner has just sent away would come straight back.
 
-use hyperfaas_protocol::control::WorkerState;
-use hyperfaas_provider::scheduler::{NodeId, Offer, Phase};
+use hyperfaas_provider::scheduler::{NodeId, Offer, lends};
 
 use super::Provider;
 use super::books::name;
@@ -124,12 +123,10 @@ impl Provider {
             let function = &self.functions[*other as usize];
             let wanted = function.view.wanted.as_ref();
             let share = wanted.and_then(|wanted| wanted.scaling.share.clone());
-            let lends = function.view.replicas.iter().filter(|replica| {
-                replica.phase == Phase::Ready
-                    && replica.pressure.is_none()
-                    && replica.workers[1].state == WorkerState::Generic
-            });
-            lends.map(move |replica| Offer {
+            let view = &function.view;
+            let replicas = view.replicas.iter();
+            let lending = replicas.filter(|replica| lends(view, replica, &self.policy).is_ok());
+            lending.map(move |replica| Offer {
                 host: replica.id.clone(),
                 worker: 1,
                 epoch: replica.workers[1].epoch + 1,

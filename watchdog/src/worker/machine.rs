@@ -88,10 +88,10 @@ impl Machine {
         (next, step)
     }
 
-    /// As the provider is told.
+    /// As the provider is told; whose guest it has the table knows.
     pub(super) fn report(&self, worker: u8) -> WorkerReport {
         let Self { epoch, state, crashes, .. } = *self;
-        WorkerReport { worker, epoch, state, reason: self.reason.clone(), crashes }
+        WorkerReport { worker, epoch, state, guest: None, reason: self.reason.clone(), crashes }
     }
 
     fn take(&mut self, event: Event) -> Step {

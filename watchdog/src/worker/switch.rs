@@ -29,6 +29,11 @@ use crate::pid1::Reaper;
 use crate::state::{State, Status};
 use crate::sys::{Seal, check_guests};
 
+/// By how much a guest's `oom_score_adj` is above that of the owner's processes: as if it had half of the memory more.
+const GUESTS_OOM: i32 = 500;
+/// The largest there is.
+const OOM_MOST: i32 = 1000;
+
 /// What every function of this container is started with.
 #[derive(Debug)]
 pub(crate) struct Ground {
@@ -230,7 +235,10 @@ impl Switch {
                 line!("Worker {worker}: takes on {function}, epoch {epoch}");
                 let crew = Arc::new(Crew::new(Trait::User(user)));
                 let cage = Some(Arc::new(cage));
-                let seal = Seal { user: None, cage, ..self.ground.seal.clone() };
+                let ground = self.ground.seal.clone();
+                // Of owner and guest the kernel is to take the guest first.
+                let oom_score = ground.oom_score.map(|score| (score + GUESTS_OOM).min(OOM_MOST));
+                let seal = Seal { user: None, cage, oom_score, ..ground };
                 let role = Role::Beside { crew: crew.clone(), root: Some(root) };
                 let around = Surroundings { environment, ..self.around(&state, seal, role) };
                 let scope = self.guests.scope(place, function);

@@ -177,8 +177,14 @@ impl Table {
 
     /// Puts a function into the worker that has just been told to take it.
     pub(super) fn seat(&self, running: Arc<Running>) {
-        if let Some(seat) = self.lock().get_mut(usize::from(running.worker)) {
-            seat.running = Some(running);
+        let worker = running.worker;
+        let mut seats = self.lock();
+        let Some(seat) = seats.get_mut(usize::from(worker)) else { return };
+        let is_guest = running.guest.is_some();
+        seat.running = Some(running);
+        if is_guest {
+            let report = seat.report(worker);
+            self.reports.send_modify(|reports| reports[usize::from(worker)] = report);
         }
     }
 
@@ -190,9 +196,10 @@ impl Table {
         if machine.state == WorkerState::Generic {
             seat.running = None;
         }
-        let report = (machine != seat.machine).then(|| machine.report(worker));
+        let is_changed = machine != seat.machine;
         seat.machine = machine;
-        if let Some(report) = report {
+        if is_changed {
+            let report = seat.report(worker);
             // With the lock held, so that reports come in the order of what happened.
             self.reports.send_modify(|reports| reports[usize::from(worker)] = report);
         }
@@ -201,6 +208,15 @@ impl Table {
 
     fn lock(&self) -> MutexGuard<'_, [Seat; WORKERS]> {
         self.seats.lock().expect("no holder of this lock panics")
+    }
+}
+
+impl Seat {
+    /// As the provider is told: a provider that starts anew knows from it whose requests the worker takes.
+    fn report(&self, worker: u8) -> WorkerReport {
+        let guest = self.running.as_ref().and_then(|running| running.guest.as_ref());
+        let guest = guest.map(|scope| scope.function().to_owned());
+        WorkerReport { guest, ..self.machine.report(worker) }
     }
 }
 

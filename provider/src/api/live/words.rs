@@ -41,7 +41,10 @@ fn phase(decision: &Decision) -> &'static str {
         ("release", Some("own")) => "down",
         ("start", _) => "out",
         ("drain", _) => "in",
-        ("specialise" | "release" | "visit-failed", Some("standby" | "guest")) => "multiplex",
+        (
+            "specialise" | "release" | "visit-failed" | "place-refused",
+            Some("standby" | "guest"),
+        ) => "multiplex",
         _ => "up",
     }
 }
@@ -58,6 +61,7 @@ fn action(decision: &Decision) -> String {
         ("specialise", _) => format!("take a worker in {replica}"),
         ("release", _) => format!("leave the worker in {replica}"),
         ("visit-failed", _) => format!("no visit to {replica}"),
+        ("place-refused", _) => format!("no place in {replica}"),
         (other, _) => format!("{other} {replica}"),
     }
 }

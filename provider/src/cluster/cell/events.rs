@@ -129,8 +129,11 @@ impl Cell {
     /// What the watchdog of a replica can do.
     pub(in super::super) fn able(&self, id: &ReplicaId, abilities: Abilities) {
         let mut state = self.lock();
-        if let Some((view, _)) = state.find(id).filter(|(_, side)| side.route().is_some()) {
-            view.has_second_own = abilities.second_own && usize::from(abilities.workers) >= WORKERS;
+        if let Some((view, side)) = state.find(id).filter(|(_, side)| side.route().is_some()) {
+            let has_workers = usize::from(abilities.workers) >= WORKERS;
+            view.has_second_own = abilities.second_own && has_workers;
+            // Whether it does it tells with what its second worker runs, which comes next.
+            side.is_able = abilities.guests && has_workers && abilities.lanes > 0;
         }
     }
 
@@ -142,9 +145,12 @@ impl Cell {
         now: Moment,
     ) {
         let mut state = self.lock();
-        let Some((view, _)) = state.find(id).filter(|(_, side)| side.route().is_some()) else {
+        let Some((view, side)) = state.find(id).filter(|(_, side)| side.route().is_some()) else {
             return;
         };
+        if report.worker == 1 {
+            view.hosts_guests = Some(side.is_able);
+        }
         let Some(worker) = view.workers.get_mut(usize::from(report.worker)) else { return };
         // The owner's worker is spoken of by `State`; and a worker that has not heard of an order yet says an older epoch.
         if report.worker == 0 || report.epoch < worker.epoch {
@@ -154,6 +160,7 @@ impl Cell {
             worker.epoch = report.epoch; // a provider before this one gave that order
             worker.in_flight = 0;
         }
+        worker.is_guest |= report.guest.is_some();
         if worker.state != report.state {
             worker.state = report.state;
             worker.since = now;
@@ -166,7 +173,13 @@ impl Cell {
     }
 
     /// An order was refused: the worker is what it was.
-    pub(in super::super) fn refused(&self, id: &ReplicaId, worker: u8, epoch: u64, now: Moment) {
+    pub(in super::super) fn refused(
+        &self,
+        id: &ReplicaId,
+        (worker, epoch): (u8, u64),
+        was_lent: bool,
+        now: Moment,
+    ) {
         let mut state = self.lock();
         if let Some((view, _)) = state.find(id)
             && let Some(worker) = view.workers.get_mut(usize::from(worker))
@@ -175,7 +188,9 @@ impl Cell {
         {
             worker.state = WorkerState::Generic;
             worker.since = now;
-            view.has_second_own = false; // asked once, refused: not again in this container
+            worker.is_guest = false;
+            // Asked once, refused: not again in this container; what a guest is refused for is not the owner's.
+            view.has_second_own &= was_lent;
         }
         self.settle(state);
     }
@@ -205,8 +220,8 @@ impl Cell {
             return; // said again after a break, or twice
         }
         let millis = |value: Option<u64>| value.map(|v| u32::try_from(v).unwrap_or(u32::MAX));
-        view.load =
-            Some(LoadView { cpu: millis(load.cpu_millicores), memory: load.memory_bytes, at: now });
+        let cpu = millis(load.cpu_millicores).map(|cpu| owners_part(cpu, view.has_guest(), &load));
+        view.load = Some(LoadView { cpu, memory: load.memory_bytes, at: now });
         if !side.is_grant_known && now.since(view.granted_at) >= GRANT_SETTLES {
             side.is_grant_known = true;
             view.grant = Grant {
@@ -215,7 +230,9 @@ impl Cell {
             };
         }
         take_limits(view, &load);
-        if let Some((cpu_us, served)) = spent(before, &load, now) {
+        // With a guest there, what it used is in the same sum: it says nothing of the owner's requests.
+        let is_all_own = !view.has_guest();
+        if let Some((cpu_us, served)) = spent(before, &load, now).filter(|_| is_all_own) {
             state.view.traffic.used(cpu_us, served);
         }
         self.settle_free(state, now);
@@ -301,6 +318,14 @@ fn take_limits(view: &mut ReplicaView, load: &Load) {
         let own = load.workers.map(|workers| workers[index]).filter(|w| w.epoch == worker.epoch);
         worker.limit = count(own.and_then(|own| own.in_flight_max).or(load.in_flight_max));
     }
+}
+
+/// What of a container's `cpu` its owner is taken to use: where there is a guest, by the requests both work on. The watchdog
+/// measures the container, not its processes.
+fn owners_part(cpu: u32, has_guest: bool, load: &Load) -> u32 {
+    let Some([own, guests]) = load.workers.filter(|_| has_guest) else { return cpu };
+    let part = u64::from(cpu) * own.in_flight / (own.in_flight + guests.in_flight).max(1);
+    u32::try_from(part).unwrap_or(cpu)
 }
 
 /// CPU time, in microseconds, and requests that `load` is about; `None` where it does not say.

@@ -38,7 +38,7 @@ fn cluster(has_root: bool) -> Cluster {
     let cluster = Cluster::default();
     let quiet = Duration::from_secs(60);
     let policy = StandbyPolicy::new((1, 4), 1, Duration::from_secs(1), quiet).unwrap();
-    cluster.open_pool(policy, move |_| has_root);
+    cluster.open_pool(policy, move |_| if has_root { Ok(()) } else { Err("no root") });
     cluster.set_engine_up(true);
     let todo = cluster.tend(host, at(0));
     assert!(matches!(&todo[..], [Tending::Start(name)] if *name == host()), "{todo:?}");
@@ -77,7 +77,7 @@ fn able(guests: bool) -> Report {
 }
 
 fn worker(epoch: u64, state: WorkerState) -> Report {
-    Report::Worker(WorkerReport { worker: 1, epoch, state, reason: None, crashes: 0 })
+    Report::Worker(WorkerReport { worker: 1, epoch, state, guest: None, reason: None, crashes: 0 })
 }
 
 fn say(cluster: &Cluster, report: Report, ms: u64) {
@@ -116,7 +116,7 @@ fn visiting(cluster: &Cluster) {
     let [action @ Action::Specialise { place, .. }] = &actions[..] else { panic!("{actions:?}") };
     assert_eq!((&place.host, place.kind), (&host(), PlaceKind::Standby));
     let taken = cluster.begin_visit(action, at(10)).expect("it waits");
-    assert_eq!((taken.container, taken.pid), (container(), 7));
+    assert_eq!((taken.container, taken.route.process.get()), (container(), Some(&7)));
     assert!(cluster.begin_visit(action, at(10)).is_none(), "given away once");
     assert!(planned(cluster, 10).is_empty(), "one visit to begin with");
 }
@@ -193,7 +193,7 @@ async fn a_container_that_comes_back_is_given_away_under_a_new_epoch_once_it_is_
     let cluster = waiting();
     let quiet = Duration::from_secs(60);
     let policy = StandbyPolicy::new((1, 4), 1, Duration::from_secs(1), quiet).unwrap();
-    cluster.open_pool(policy.returning(true), |_| true);
+    cluster.open_pool(policy.returning(true), |_| Ok(()));
     let waiter = parked(&cluster);
     visiting(&cluster);
     say(&cluster, worker(1, WorkerState::Ready), 12);
