@@ -37,12 +37,20 @@ const LASTING_HORIZON: Duration = Duration::from_secs(2);
 
 /// Millicores needed at `now`, by the newest rate there is.
 pub fn need(function: &FunctionView, policy: &Policy, now: Moment) -> f64 {
+    arriving(function, now) / share(policy.utilisation) + backlog(function, policy.backlog_horizon)
+}
+
+/// The same without head room: with less, queues grow.
+pub(super) fn bare_need(function: &FunctionView, policy: &Policy, now: Moment) -> f64 {
+    arriving(function, now) + backlog(function, policy.backlog_horizon)
+}
+
+fn arriving(function: &FunctionView, now: Moment) -> f64 {
     let measured = measured_cpu(function, now);
-    let arriving = match function.traffic.cost_us() {
+    match function.traffic.cost_us() {
         Some(cost_us) => (function.traffic.rate(now) * cost_us / 1000.0).max(measured),
         None => measured,
-    };
-    arriving / share(policy.utilisation) + backlog(function, policy.backlog_horizon)
+    }
 }
 
 /// Millicores needed by what lasts for seconds.

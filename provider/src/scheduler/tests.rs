@@ -491,6 +491,17 @@ fn a_container_above_its_watermark_gets_twice_as_much_until_that_helps() {
 }
 
 #[test]
+fn a_few_requests_that_come_together_are_no_reason_for_a_larger_quota() {
+    let mut world = World::new(scaling(1000), 10_000.0);
+    world.run(4.0, 20_000);
+    world.view.replicas[0].pressure = Some(hyperfaas_protocol::control::Pressure::Throttled);
+    world.run(4.0, 10_000);
+    let by_watermark =
+        |a: &Action| matches!(a, Action::Resize { why, .. } if why.rule == Rule::Watermark);
+    assert!(!world.log.iter().any(|(at, a)| *at > 20_000 && by_watermark(a)), "{:?}", world.log);
+}
+
+#[test]
 fn memory_follows_use_and_never_goes_below_what_was_asked_for() {
     let grant = |mib: u64| Grant { cpu: None, memory: Some(mib << 20) };
     let scaling =
