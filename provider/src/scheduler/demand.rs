@@ -55,9 +55,7 @@ fn arriving(function: &FunctionView, now: Moment) -> f64 {
 
 /// Millicores needed by what lasts for seconds.
 pub(super) struct Lasting {
-    /// By the last two seconds or the last ten, whichever is more, with head room.
-    pub(super) need: f64,
-    /// The same without head room.
+    /// By the last two seconds or the last ten, whichever is more, without head room.
     pub(super) bare: f64,
     /// By the last ten seconds, with head room.
     pub(super) steady: f64,
@@ -74,10 +72,8 @@ impl Lasting {
             // Nothing is known of what comes, so the newest measure counts.
             None => measured_cpu(function, now),
         };
-        let lasting = arriving(traffic.lasting_rate(now));
         Self {
-            need: lasting / share + backlog,
-            bare: lasting + backlog,
+            bare: arriving(traffic.lasting_rate(now)) + backlog,
             steady: arriving(traffic.steady_rate(now)) / share + backlog,
         }
     }

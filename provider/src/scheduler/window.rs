@@ -46,14 +46,14 @@ impl Peak {
 
 /// The mean of a value over time, the older the less: an exponentially weighted one (Brown 1956); constant memory and time.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Smooth {
+pub(super) struct Smooth {
     value: f64,
     at: Moment,
 }
 
 impl Smooth {
     /// Notes that it is `value` since it was last noted; its mean of about the last `span`.
-    pub fn see(&mut self, value: f64, span: Duration, now: Moment) -> f64 {
+    pub(super) fn see(&mut self, value: f64, span: Duration, now: Moment) -> f64 {
         let passed = now.since(self.at).as_secs_f64() / span.as_secs_f64().max(1e-9);
         self.at = self.at.max(now);
         self.value += (value - self.value) * (1.0 - (-passed).exp());
