@@ -17,3 +17,4 @@ mod scaling;
 mod slots;
 mod standby;
 mod streams;
+mod surge;
