@@ -4,12 +4,13 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::Query;
 use axum::routing::any;
+use hyperfaas_protocol::moment::{Clock, SystemClock};
 use rustix::process::{Pid, getuid, test_kill_process};
 use serde::Deserialize;
 
@@ -107,9 +108,10 @@ async fn say(Query(Port { port, .. }): Query<Port>, body: Bytes) -> Vec<u8> {
 /// Tries to get a port again and again for a while, in the background, and to hold it; says in its log if it did.
 async fn squat(Query(Port { port, ms }): Query<Port>) -> &'static str {
     std::thread::spawn(move || {
-        let until = Instant::now() + Duration::from_millis(ms);
+        let clock = SystemClock::start();
+        let (began, long) = (clock.now(), Duration::from_millis(ms));
         let mut held = Vec::new();
-        while Instant::now() < until {
+        while clock.now().since(began) < long {
             for address in ["127.0.0.1", "0.0.0.0"] {
                 held.extend(TcpListener::bind((address, port)).ok().filter(|listener| {
                     listener.local_addr().is_ok_and(|address| address.port() == port)

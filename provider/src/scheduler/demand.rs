@@ -37,29 +37,53 @@ const LASTING_HORIZON: Duration = Duration::from_secs(2);
 
 /// Millicores needed at `now`, by the newest rate there is.
 pub fn need(function: &FunctionView, policy: &Policy, now: Moment) -> f64 {
-    of_rate(function, function.traffic.rate(now), policy.backlog_horizon, policy, now)
+    arriving(function, now) / share(policy.utilisation) + backlog(function, policy.backlog_horizon)
+}
+
+/// The same without head room: with less, queues grow.
+pub(super) fn bare_need(function: &FunctionView, policy: &Policy, now: Moment) -> f64 {
+    arriving(function, now) + backlog(function, policy.backlog_horizon)
+}
+
+fn arriving(function: &FunctionView, now: Moment) -> f64 {
+    let measured = measured_cpu(function, now);
+    match function.traffic.cost_us() {
+        Some(cost_us) => (function.traffic.rate(now) * cost_us / 1000.0).max(measured),
+        None => measured,
+    }
 }
 
 /// Millicores needed by what lasts for seconds.
-pub(super) fn lasting_need(function: &FunctionView, policy: &Policy, now: Moment) -> f64 {
-    of_rate(function, function.traffic.lasting_rate(now), LASTING_HORIZON, policy, now)
+pub(super) struct Lasting {
+    /// By the last two seconds or the last ten, whichever is more, without head room.
+    pub(super) bare: f64,
+    /// By the last ten seconds, with head room.
+    pub(super) steady: f64,
 }
 
-fn of_rate(
-    function: &FunctionView,
-    rate: f64,
-    horizon: Duration,
-    policy: &Policy,
-    now: Moment,
-) -> f64 {
-    let measured = measured_cpu(function, now);
-    let Some(cost_us) = function.traffic.cost_us() else {
-        return measured / share(policy.utilisation);
-    };
-    let arriving = (rate * cost_us / 1000.0).max(measured);
+impl Lasting {
+    /// `used` is what has been measured over a few seconds, millicores.
+    pub(super) fn of(function: &FunctionView, used: f64, policy: &Policy, now: Moment) -> Self {
+        let traffic = &function.traffic;
+        let share = share(policy.utilisation);
+        let backlog = backlog(function, LASTING_HORIZON);
+        let arriving = |rate: f64| match traffic.cost_us() {
+            Some(cost_us) => (rate * cost_us / 1000.0).max(used),
+            // Nothing is known of what comes, so the newest measure counts.
+            None => measured_cpu(function, now),
+        };
+        Self {
+            bare: arriving(traffic.lasting_rate(now)) + backlog,
+            steady: arriving(traffic.steady_rate(now)) / share + backlog,
+        }
+    }
+}
+
+/// Millicores that drain what waits or is in flight in `horizon`.
+fn backlog(function: &FunctionView, horizon: Duration) -> f64 {
+    let Some(cost_us) = function.traffic.cost_us() else { return 0.0 };
     let waiting = f64::from(function.in_flight() + function.parked);
-    let draining = (cost_us / 1e6 / horizon.as_secs_f64().max(1e-3)).min(1.0) * 1000.0;
-    arriving / share(policy.utilisation) + waiting * draining
+    waiting * (cost_us / 1e6 / horizon.as_secs_f64().max(1e-3)).min(1.0) * 1000.0
 }
 
 /// Millicores that the function uses, or by what arrives is about to: what it adds to the use of its host.

@@ -9,7 +9,7 @@ use hyperfaas_protocol::control::WorkerState;
 use hyperfaas_protocol::moment::Moment;
 
 use super::action::{Action, PlaceKind, Plan, WorkerPlace};
-use super::demand::need;
+use super::demand::{bare_need, need};
 use super::out::{Scale, is_served};
 use super::plan::Budget;
 use super::policy::Policy;
@@ -31,7 +31,7 @@ pub(super) fn take_places(
         return;
     }
     let need = need(function, policy, now);
-    let Some(rule) = reason(function, scaling, need) else { return };
+    let Some(rule) = reason(function, scaling, bare_need(function, policy, now)) else { return };
     if let Some(failure) = function.visit_failure {
         let retry_at = failure.last.after(policy.backoff(failure.count));
         if now < retry_at {
@@ -94,8 +94,8 @@ pub(super) fn yields_until(
     function.guests.iter().map(until).chain(new).max().filter(|until| *until > now)
 }
 
-/// Why guests are needed, if they are.
-fn reason(function: &FunctionView, scaling: &Scaling, need: f64) -> Option<Rule> {
+/// Why guests are needed, if they are; head room, which `bare` is without, is phase 1's and 3's to make.
+fn reason(function: &FunctionView, scaling: &Scaling, bare: f64) -> Option<Rule> {
     if !is_served(function) {
         return (function.parked > 0).then_some(Rule::Waiting);
     }
@@ -109,7 +109,9 @@ fn reason(function: &FunctionView, scaling: &Scaling, need: f64) -> Option<Rule>
     });
     // A guest is taken to bring as much as one replica has at its ceiling.
     let lent = scaling.ceiling.cpu.unwrap_or(0).saturating_mul(u32::try_from(guests).unwrap_or(0));
-    let is_short = need > f64::from(granted) + f64::from(lent);
+    // A request uses one CPU at most: while all that is in flight can run, nothing waits, whatever the rate says.
+    let running = f64::from(function.in_flight()) * 1000.0;
+    let is_short = bare.min(running) > f64::from(granted) + f64::from(lent);
     (is_at_ceiling && is_short).then_some(Rule::AtCeiling)
 }
 

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use hyperfaas_protocol::moment::Moment;
 
-use super::demand::{lasting_need, limit_of_one, measured_cpu, need, whole};
+use super::demand::{Lasting, limit_of_one, measured_cpu, need, whole};
 use super::policy::Policy;
 use super::scaling::{Metric, Scaling};
 use super::snapshot::{FunctionView, Phase, Wanted};
 use super::why::Rule;
-use super::window::Peak;
+use super::window::{Peak, Smooth};
 
 /// What decisions on one function must remember.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -36,6 +36,8 @@ pub struct Scale {
     pub(super) asked: Peak,
     /// The largest CPU need lately.
     pub(super) needed: Peak,
+    /// CPU used over the last seconds, by load reports.
+    pub(super) used: Smooth,
     /// Since when more than the base has been needed.
     pub(super) above_base: Option<Moment>,
     /// Since when requests have been slow.
@@ -175,6 +177,11 @@ fn by_waiting(function: &FunctionView, scaling: &Scaling) -> (u32, Rule) {
     }
 }
 
+/// Within this share of what there is nothing changes: chance in the arrivals moves the need by as much. As Kubernetes' HPA has it.
+const TOLERANCE: f64 = 0.1;
+/// A report covers a second, in which chance is large.
+const USED_OVER: Duration = Duration::from_secs(5);
+
 /// Replicas for the CPU needed, sized by what one has without a burst: at once when phase 1 cannot carry it, else when it lasts.
 fn by_cpu(
     function: &FunctionView,
@@ -194,20 +201,28 @@ fn by_cpu(
     let live = function.replicas.iter().filter(|r| r.phase.is_live()).count();
     #[expect(clippy::cast_precision_loss, reason = "a count of containers")]
     let live = live as f64;
-    let need = lasting_need(function, policy, now).min(f64::from(host));
+    let used = scale.used.see(measured_cpu(function, now), USED_OVER, now);
+    let lasting = Lasting::of(function, used, policy, now);
+    let host = f64::from(host);
     let base = f64::from(base.max(1));
-    if need <= live * base {
+    let most = live * f64::from(ceiling);
+    // What lasts 2 s may be chance, so its head room is no reason; that it cannot be carried at all is one.
+    if lasting.bare.min(host) > most {
+        scale.above_base.get_or_insert(now);
+        let asked = lasting.bare.max(lasting.steady).min(host);
+        return (whole((asked / base).ceil()), Rule::AtCeiling);
+    }
+    let steady = lasting.steady.min(host);
+    if steady <= live * base * (1.0 + TOLERANCE) {
         scale.above_base = None;
-        return (whole((need / base).ceil()), Rule::Persists);
+        return (whole((steady * (1.0 + TOLERANCE) / base).ceil().min(live)), Rule::Persists);
     }
     let since = *scale.above_base.get_or_insert(now);
-    if need > live * f64::from(ceiling) {
-        return (whole((need / base).ceil()), Rule::AtCeiling);
+    let rule = if steady > most { Rule::AtCeiling } else { Rule::Persists };
+    if rule == Rule::AtCeiling || now.since(since) >= policy.persist_for {
+        return (whole((steady / base).ceil()), rule);
     }
-    if now.since(since) >= policy.persist_for {
-        return (whole((need / base).ceil()), Rule::Persists);
-    }
-    (whole(live), Rule::Persists)
+    (whole(live), rule)
 }
 
 /// Up to twice as many when requests queue inside replicas that use all they can: a whole CPU each, having no quota.

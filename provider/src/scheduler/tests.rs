@@ -326,6 +326,30 @@ fn above_the_ceiling_replicas_come_in_one_step_and_go_again() {
     assert_eq!((world.granted(), world.ready()), (200, 1));
 }
 
+/// Replicas follow what is needed of what one has without a burst, not the chance in the arrivals.
+#[test]
+fn constant_load_settles_near_the_right_size() {
+    let loads = [(60.0, 10_000.0, 2000), (60.0, 10_000.0, 400), (60.0, 10_000.0, 200)];
+    for (rate, cost_us, ceiling) in loads.into_iter().chain([(12.0, 40_000.0, 200)]) {
+        let right = whole((rate * cost_us / 1e6 / 0.7 / 0.2_f64).ceil());
+        for seed in 1..6 {
+            let mut world = World::new(Scaling { max: 20, ..scaling(ceiling) }, cost_us);
+            world.chance = Chance(seed);
+            world.run(rate / 15.0, 20_000);
+            world.run(rate, 60_000); // what the step itself asked for is over
+            for _ in 0..12 {
+                world.run(rate, 10_000);
+                let desired = world.view.scale.desired;
+                let what =
+                    format!("{desired} for {right}, {rate}/s, up to {ceiling}m, seed {seed}");
+                assert!((right - 1..=right + 2).contains(&desired), "{what}");
+            }
+            let moves = world.actions_since(80_000, "start") + world.actions_since(80_000, "drain");
+            assert!(moves <= 3, "{moves} moves, {rate}/s, up to {ceiling}m, seed {seed}");
+        }
+    }
+}
+
 #[test]
 fn without_phase_1_the_number_of_replicas_alone_follows() {
     let mut world = World::new(scaling(2000), 10_000.0);
@@ -464,6 +488,17 @@ fn a_container_above_its_watermark_gets_twice_as_much_until_that_helps() {
     world.view.replicas[0].pressure = None;
     world.run(0.0, 10_000);
     assert_eq!(world.granted(), 200);
+}
+
+#[test]
+fn a_few_requests_that_come_together_are_no_reason_for_a_larger_quota() {
+    let mut world = World::new(scaling(1000), 10_000.0);
+    world.run(4.0, 20_000);
+    world.view.replicas[0].pressure = Some(hyperfaas_protocol::control::Pressure::Throttled);
+    world.run(4.0, 10_000);
+    let by_watermark =
+        |a: &Action| matches!(a, Action::Resize { why, .. } if why.rule == Rule::Watermark);
+    assert!(!world.log.iter().any(|(at, a)| *at > 20_000 && by_watermark(a)), "{:?}", world.log);
 }
 
 #[test]
@@ -700,7 +735,7 @@ proptest! {
         world.run(rate, 120_000);
         let (starts, drains) = (world.actions_since(settled, "start"), world.actions_since(settled, "drain"));
         // Where a container can hardly be given more, the number of replicas alone follows the chance in the arrivals.
-        let most = if ceiling < 300 { 16 } else { 6 };
+        let most = if ceiling < 300 { 6 } else { 4 };
         prop_assert!(starts + drains <= most, "{starts} starts, {drains} drains");
         let resizes = world.actions_since(settled, "resize");
         prop_assert!(resizes <= 20 * world.ready().max(1), "{resizes} resizes of {}", world.ready());

@@ -24,6 +24,8 @@ const LONG: Duration = Duration::from_secs(10);
 const SHORT_LEAST: u32 = 5;
 /// How much of an old mean a new value leaves.
 const KEEP: f64 = 0.8;
+/// The cost of a request is that of about so many of the last ones.
+const COST_OVER: f64 = 30.0;
 /// How much of the least service time is kept when a larger one comes: forgets an untypical fast answer in a few hundred.
 const CREEP: f64 = 0.01;
 
@@ -37,8 +39,8 @@ pub struct Traffic {
     service_us: Option<f64>,
     /// The same when there is no queue: follows the least seen, creeping upwards.
     unloaded_us: Option<f64>,
-    /// CPU time of one request, microseconds.
-    cost_us: Option<f64>,
+    /// CPU time used, microseconds, and requests it was used for, both the less the older they are.
+    spent: (f64, f64),
     /// When something was last asked for or answered.
     busy: Moment,
 }
@@ -63,16 +65,18 @@ impl Traffic {
         self.busy = self.busy.max(now);
     }
 
-    /// Its containers used `cpu_us` of CPU time for `served` requests.
+    /// Its containers used `cpu_us` of CPU time while `served` requests ended.
     ///
-    /// Reports without requests say nothing of what a request costs.
+    /// Sums are kept, not quotients: a report of few requests would say too much, one of none nothing, and a mean of quotients is
+    /// too large, since a request's CPU time and its end may lie in different reports.
     pub fn used(&mut self, cpu_us: f64, served: u64) {
-        if served == 0 || !cpu_us.is_finite() || cpu_us < 0.0 {
+        if !cpu_us.is_finite() || cpu_us < 0.0 {
             return;
         }
         #[expect(clippy::cast_precision_loss, reason = "a count of requests in one report")]
-        let each = cpu_us / served as f64;
-        self.cost_us = Some(mean(self.cost_us, each));
+        let served = served as f64;
+        let kept = COST_OVER / (COST_OVER + served);
+        self.spent = (self.spent.0 * kept + cpu_us, self.spent.1 * kept + served);
     }
 
     /// Requests per second at `now`, as the last quarter of a second shows them, or the last ten, whichever is more.
@@ -94,9 +98,9 @@ impl Traffic {
         if self.short.count(SHORT, now) < SHORT_LEAST { 0.0 } else { self.short.rate(SHORT, now) }
     }
 
-    /// CPU time of one request in microseconds; `None` before the first load report.
+    /// CPU time of one request in microseconds; `None` before the first report of one that ended.
     pub fn cost_us(&self) -> Option<f64> {
-        self.cost_us
+        (self.spent.1 > 0.0).then(|| self.spent.0 / self.spent.1)
     }
 
     /// Mean time of one request in microseconds; `None` before the first answer.
@@ -230,12 +234,26 @@ mod tests {
     fn what_a_request_costs_is_learned_and_nonsense_ignored() {
         let mut traffic = Traffic::default();
         assert_eq!(traffic.cost_us(), None);
-        traffic.used(10_000.0, 0);
         traffic.used(f64::NAN, 1);
         traffic.used(-1.0, 1);
+        traffic.used(30_000.0, 0);
         assert_eq!(traffic.cost_us(), None);
-        (0..30).for_each(|_| traffic.used(40_000.0, 4));
-        assert!((traffic.cost_us().unwrap() - 10_000.0).abs() < 1.0);
+        traffic.used(10_000.0, 1);
+        let cost = traffic.cost_us().unwrap();
+        assert!((39_000.0..=40_000.0).contains(&cost), "what it used before it ended is its too");
+        (0..60).for_each(|_| traffic.used(40_000.0, 4));
+        assert!((traffic.cost_us().unwrap() - 10_000.0).abs() < 100.0);
+    }
+
+    #[test]
+    fn reports_that_cut_requests_in_two_do_not_make_them_dearer() {
+        let mut traffic = Traffic::default();
+        for _ in 0..60 {
+            traffic.used(15_000.0, 1);
+            traffic.used(45_000.0, 2);
+            traffic.used(0.0, 3);
+        }
+        assert!((traffic.cost_us().unwrap() - 10_000.0).abs() < 1_000.0, "{:?}", traffic.cost_us());
     }
 
     #[test]

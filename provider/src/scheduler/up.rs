@@ -86,8 +86,14 @@ impl Up<'_> {
         // While there is a guest, it is sent away instead.
         let is_hot = matches!(replica.pressure, Some(Pressure::Cpu | Pressure::Throttled))
             && !replica.has_guest();
-        let doubled = (is_hot && held >= self.patience()).then(|| current.saturating_mul(2));
         let margin = share(self.policy.margin);
+        let used = fresh_cpu(replica, self.now).map(|cpu| f64::from(cpu) * margin);
+        let has_spare =
+            used.is_some_and(|cpu| cpu < f64::from(current) * share(self.policy.give_back_below));
+        // Requests that happen to come together use up a period's quota; over a second most of it is left.
+        let is_chance = has_spare && self.function.traffic.cost_us().is_some();
+        let doubles = is_hot && !is_chance && held >= self.patience();
+        let doubled = doubles.then(|| current.saturating_mul(2));
         let expected = (demand.need > f64::from(current)).then(|| whole(demand.need * margin));
         if let Some(wanted) = expected.max(doubled) {
             // What the host's other containers do not use; its own use is part of the host's.
@@ -105,8 +111,7 @@ impl Up<'_> {
         if current > ceiling {
             return Some((ceiling, Rule::Cool)); // a newer deployment allows less
         }
-        let used = f64::from(fresh_cpu(replica, self.now).unwrap_or(0)) * margin;
-        let enough = whole((demand.peak * margin).max(used)).max(base);
+        let enough = whole((demand.peak * margin).max(used.unwrap_or(0.0))).max(base);
         let fits = f64::from(enough) < f64::from(current) * share(self.policy.give_back_below);
         let is_worth = fits && current >= enough.saturating_add(step(enough));
         let is_worth = is_worth || (enough == base && current > base);

@@ -1,4 +1,4 @@
-//! The largest value of the last while.
+//! The largest value of the last while, and its mean.
 
 use std::time::Duration;
 
@@ -44,6 +44,23 @@ impl Peak {
     }
 }
 
+/// The mean of a value over time, the older the less: an exponentially weighted one (Brown 1956); constant memory and time.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(super) struct Smooth {
+    value: f64,
+    at: Moment,
+}
+
+impl Smooth {
+    /// Notes that it is `value` since it was last noted; its mean of about the last `span`.
+    pub(super) fn see(&mut self, value: f64, span: Duration, now: Moment) -> f64 {
+        let passed = now.since(self.at).as_secs_f64() / span.as_secs_f64().max(1e-9);
+        self.at = self.at.max(now);
+        self.value += (value - self.value) * (1.0 - (-passed).exp());
+        self.value
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,5 +80,18 @@ mod tests {
         assert_eq!(after.last(), Some(&1.0));
         assert_eq!(peak.see(2.0, SPAN, at(900_000)), 2.0);
         assert_eq!(peak.see(3.0, Duration::ZERO, at(900_000)), 3.0);
+    }
+
+    #[test]
+    fn a_mean_follows_in_its_span_however_often_it_is_asked() {
+        let at = Moment::from_millis;
+        let (mut often, mut seldom) = (Smooth::default(), Smooth::default());
+        (0..=4_000).step_by(10).for_each(|ms| {
+            often.see(8.0, SPAN, at(ms));
+        });
+        let value = seldom.see(8.0, SPAN, at(4_000));
+        assert!((often.see(8.0, SPAN, at(4_000)) - value).abs() < 0.01);
+        assert!((value - 8.0 * (1.0 - (-1.0_f64).exp())).abs() < 0.01);
+        assert!((seldom.see(8.0, SPAN, at(2_000)) - value).abs() < 1e-9, "a clock that goes back");
     }
 }

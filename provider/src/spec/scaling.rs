@@ -40,7 +40,8 @@ pub const SHARE_RULE: &str = "must be at most 63 letters, digits, '-', '_' or '.
 /// The watchdogs' variable of the same meaning as [`IN_FLIGHT_LABEL`].
 const IN_FLIGHT_VARIABLE: &str = "max_inflight";
 
-/// Requests per second of one replica where a maximum is given and no target: what OpenFaaS' alert rule fires at.
+/// Requests per second of one replica where a maximum is given, and neither a target nor how much CPU a replica is to have: what
+/// OpenFaaS' alert rule fires at.
 const ALERT_RPS: f64 = 5.0;
 /// OpenFaaS' own defaults.
 const TARGET: f64 = 50.0;
@@ -76,8 +77,10 @@ pub(super) fn parse(
     {
         return Err(wrong(labels, MAX_LABEL, "must not be below com.openfaas.scale.min"));
     }
-    let (metric, target, proportion) = target(labels, max.is_some())?;
     let (base, initial, ceiling) = grants(labels, limits, requests)?;
+    // Who says what CPU a replica is to have has said what to size by.
+    let has_size = limits.cpu.or(requests.cpu).is_some_and(|cpu| cpu.0 > 0);
+    let (metric, target, proportion) = target(labels, max.is_some() && !has_size)?;
     let in_flight = count(labels, IN_FLIGHT_LABEL).or_else(|| count(variables, IN_FLIGHT_VARIABLE));
     Ok(Scaling {
         min: min.unwrap_or(1),
@@ -144,7 +147,7 @@ fn positive(labels: &Labels, label: &'static str) -> Result<Option<f64>, Scaling
     number.map(Some).ok_or_else(|| wrong(labels, label, "must be a number above 0"))
 }
 
-fn target(labels: &Labels, has_max: bool) -> Result<(Metric, f64, f64), ScalingError> {
+fn target(labels: &Labels, is_by_alert: bool) -> Result<(Metric, f64, f64), ScalingError> {
     let given = positive(labels, TARGET_LABEL)?;
     let proportion = positive(labels, PROPORTION_LABEL)?;
     if proportion.is_some_and(|proportion| proportion > 1.0) {
@@ -163,7 +166,7 @@ fn target(labels: &Labels, has_max: bool) -> Result<(Metric, f64, f64), ScalingE
             (metric, target.unwrap_or(TARGET), proportion.unwrap_or(PROPORTION))
         }
         (None, Some(target)) => (Metric::Rps, target, proportion.unwrap_or(PROPORTION)),
-        (None, None) if has_max => (Metric::Rps, ALERT_RPS, 1.0),
+        (None, None) if is_by_alert => (Metric::Rps, ALERT_RPS, 1.0),
         (None, None) => (Metric::Load, 1.0, 1.0),
     })
 }
@@ -274,8 +277,13 @@ mod tests {
         assert_eq!(scaling.down_window, Some(Duration::from_secs(300)));
         assert_eq!(scaling.in_flight_max, Some(4));
         assert_eq!(scaling.ceiling, Grant { cpu: Some(2000), memory: Some(128 << 20) });
-        let alert = read(&[(MAX_LABEL, "2")]).unwrap();
+        let (bare, none) = (labels(&[(MAX_LABEL, "2")]), Labels::new());
+        let alert = parse(&bare, &none, &Bounds::default(), &Bounds::default()).unwrap();
         assert_eq!((alert.metric, alert.target, alert.proportion), (Metric::Rps, 5.0, 1.0));
+        let sized = Bounds { cpu: Some(Cpu(200_000_000)), memory: None };
+        for (limits, requests) in [(&sized, &Bounds::default()), (&Bounds::default(), &sized)] {
+            assert_eq!(parse(&bare, &none, limits, requests).unwrap().metric, Metric::Load);
+        }
         let pro = read(&[(TARGET_LABEL, "50")]).unwrap();
         assert_eq!((pro.metric, pro.target, pro.proportion), (Metric::Rps, 50.0, 0.9));
         assert_eq!(read(&[(ZERO_LABEL, "true")]).unwrap().zero_after, Some(ZERO_AFTER));
