@@ -29,8 +29,8 @@ test: ## run all tests (needs a Docker engine, which root gets installed and sta
 bench: ## measure: the short set, under ten minutes; the page goes to .build/bench/report
 	@scripts/bench.sh short
 
-bench-full: ## measure everything docs/benchmarks.md shows, some hours on a calm machine, and write that page
-	@scripts/bench.sh full
+bench-full: ## measure everything docs/benchmarks.md shows, two hours on a calm machine, and write that page (PARTS="burst cold": only these)
+	@scripts/bench.sh full $(PARTS)
 
 bench-check: ## has anything become a fifth slower? (RECORD=1 writes bench/baseline.json instead)
 	@scripts/bench.sh check $(if $(RECORD),--record)

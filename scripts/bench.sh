@@ -3,9 +3,10 @@
 #
 #   scripts/bench.sh bin            builds, prints the folder of the program
 #   scripts/bench.sh short          the short set, under ten minutes; page and plots go to .build/bench/report
-#   scripts/bench.sh full           everything docs/benchmarks.md shows, about four hours; writes that page
+#   scripts/bench.sh full [PART…]   everything docs/benchmarks.md shows, or parts of it, about two hours; writes that page
 #   scripts/bench.sh check [...]    has anything become a fifth slower? `check --record` writes bench/baseline.json
 #
+# Settings: ROUNDS of each burst (1); TRACE, a folder with a day in Azure's 2019 format, and TRACE_SOURCE, what it is.
 # The originals stand beside ours where their static programs are named: OF_WATCHDOG=path CLASSIC_WATCHDOG=path.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -40,29 +41,47 @@ short() {
     bench report --to "$OUT/report"
 }
 
+# What docs/benchmarks.md shows, in parts that can be run by themselves: their results stay until their next run.
 # Modes in turn within each shape, so that a machine that changes changes for all.
+PARTS=(paths cold density burst ceiling shapes scheduler)
 full() {
-    local modes=static,hpa,hpa-tuned,alertmanager,out,up-out,full prometheus
+    local part
     OUT=$BUILD/bench-full
-    rm -rf "$OUT"
-    prometheus=$("$ROOT/scripts/bench-tools.sh")
-    "$ROOT/scripts/images.sh" sample >&2
-    bench ceiling
-    bench ladder --rounds 20 "${others[@]}"
-    bench cold --rounds 50
-    bench density --functions 100
-    bench burst --shape step15 --rounds 3 --mode "$modes" --prometheus "$prometheus" || status=1
-    bench burst --shape step5,spikes,ramp,zero --mode "$modes" --prometheus "$prometheus" || status=1
-    bench burst --shape opposite --mode static,out,up-out,full || status=1
-    bench burst --shape step15 --ceiling 400 --mode "$modes" --prometheus "$prometheus" || status=1
+    for part in "${@:-${PARTS[@]}}"; do
+        [[ " ${PARTS[*]} " == *" $part "* ]] || die "no part $part, only: ${PARTS[*]}"
+    done
+    for part in "${@:-${PARTS[@]}}"; do "part_$part"; done
     bench report --to docs
 }
+
+part_paths() {
+    bench ceiling
+    bench ladder "${others[@]}"
+}
+part_cold() {
+    "$ROOT/scripts/images.sh" sample >&2
+    bench cold --rounds 30
+    bench cold --rounds 30 --name standby --setting HYPERFAAS_SLOTS=true
+}
+part_density() { bench density --functions 50; }
+part_burst() { steps --mode static,hpa,hpa-tuned,alertmanager,out,up-out,full; }
+part_ceiling() { steps --ceiling 400 --mode static,out,up-out,full; }
+part_shapes() {
+    bench burst --shape step5,spikes,ramp,zero --after 1m --mode static,hpa-tuned,out,up-out,full || status=1
+    bench burst --shape opposite --after 2m --mode static,out,up-out,full || status=1
+}
+steps() {
+    local prometheus
+    prometheus=$("$ROOT/scripts/bench-tools.sh")
+    bench burst --shape step15 --rounds "${ROUNDS:-1}" --prometheus "$prometheus" "$@" || status=1
+}
+part_scheduler() { bench scheduler ${TRACE:+--trace "$TRACE"} ${TRACE_SOURCE:+--source "$TRACE_SOURCE"}; }
 
 status=0
 case $WHAT in
 bin) printf '%s\n' "$BIN" ;;
 short) short ;;
-full) full ;;
+full) full "$@" ;;
 check) OUT=$BUILD/bench bench check "$@" ;;
 *) die "usage: $0 bin|short|full|check" ;;
 esac

@@ -37,6 +37,8 @@ pub(crate) enum Command {
     Cold(Cold),
     /// What an idle function holds in memory.
     Density(Density),
+    /// The scheduler by itself: its decisions' times, and simulated days.
+    Scheduler(Scheduler),
     /// Results to a page with plots.
     Report(Report),
     /// Fails when ours has become slower against references of the same run.
@@ -224,6 +226,23 @@ pub(crate) struct Density {
     /// A further setting of the provider, as NAME=VALUE.
     #[arg(long, value_parser = named)]
     pub(crate) setting: Vec<(String, String)>,
+}
+
+/// Options of `scheduler`.
+#[derive(Debug, Args)]
+pub(crate) struct Scheduler {
+    /// A day to simulate: a directory with inv.csv, run.csv and mem.csv in Azure's 2019 format.
+    #[arg(long)]
+    pub(crate) trace: Option<PathBuf>,
+    /// What that day is, for the page.
+    #[arg(long, default_value = "A day of the given trace")]
+    pub(crate) source: String,
+    /// Functions of a generated day to simulate; 0 for none.
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) functions: usize,
+    /// Modes of scaling.
+    #[arg(long, value_delimiter = ',', default_value = "off,out,up+out,full")]
+    pub(crate) modes: Vec<String>,
 }
 
 /// Options of `report`.

@@ -29,6 +29,7 @@ mod plot;
 mod record;
 mod report;
 mod sample;
+mod scheduler;
 mod serve;
 mod shape;
 mod stack;
@@ -81,6 +82,7 @@ async fn run(command: &Command, out: &Path) -> Result<()> {
         Command::Burst(options) => command_burst::burst(options, out).await,
         Command::Cold(options) => cold::cold(options, out).await,
         Command::Density(options) => density::density(options, out).await,
+        Command::Scheduler(options) => scheduler::scheduler(options, out).await,
         Command::Report(options) => report::report(out, &options.to),
         Command::Check(options) => check::check(options).await,
         Command::Trace(options) => command_trace::trace(options),

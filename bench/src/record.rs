@@ -158,12 +158,13 @@ fn told(mut words: impl Iterator<Item = String>) -> String {
             continue;
         }
         told.push(' ');
-        told.push_str(&without_path(&word));
+        told.push_str(&told_path(&word));
     }
     told
 }
 
-fn without_path(word: &str) -> String {
+/// `word` with the last part of its path alone.
+pub(crate) fn told_path(word: &str) -> String {
     if word.contains("://") {
         return word.to_owned();
     }
@@ -188,7 +189,7 @@ mod tests {
             ("/a/b/inv.csv", "inv.csv"),
             ("go=http://127.0.0.1:8080/", "go=http://127.0.0.1:8080/"),
         ] {
-            assert_eq!(without_path(word), cut);
+            assert_eq!(told_path(word), cut);
         }
     }
 

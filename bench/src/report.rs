@@ -16,6 +16,7 @@ use crate::failure::{During, Result};
 use crate::ladder::{Row, Spread};
 use crate::plot::Plot;
 use crate::record::{Record, read, read_table};
+use crate::scheduler::{Load, Moment, Scheduled, Simulated, nanoseconds};
 
 /// What does not depend on results.
 const METHOD: &str = include_str!("method.md");
@@ -39,6 +40,9 @@ pub(crate) fn report(from: &Path, to: &Path) -> Result<()> {
     for (_, record) in read::<Held>(from, "density")? {
         page.push_str("\n## Memory of an idle function\n\n");
         density(&mut page, &record);
+    }
+    for (_, record) in read::<Scheduled>(from, "scheduler")? {
+        schedulers(from, &plots, &mut page, &record)?;
     }
     for (_, record) in read::<Vec<Step>>(from, "ceiling")? {
         page.push_str("\n## The loader's own limit\n\n");
@@ -319,6 +323,83 @@ fn density(page: &mut String, record: &Record<Held>) {
     }
     let _ = write!(page, "\n{} functions. ", held.functions);
     circumstances(page, record);
+}
+
+fn schedulers(
+    from: &Path,
+    plots: &Path,
+    page: &mut String,
+    record: &Record<Scheduled>,
+) -> Result<()> {
+    page.push_str(
+        "\n## The scheduler's decisions\n\n| decision | median | between |\n| --- | --- | --- |\n",
+    );
+    for decision in &record.result.decisions {
+        let (low, high) = decision.between_ns;
+        let [median, low, high] = [decision.median_ns, low, high].map(nanoseconds);
+        let _ = writeln!(page, "| {} | {median} | {low} to {high} |", decision.name);
+    }
+    page.push('\n');
+    circumstances(page, record);
+    for load in &record.result.loads {
+        let _ = write!(page, "\n## Simulated: {}\n\n", load.title);
+        for (what, unit, of) in [
+            ("memory", "memory held, GiB", (|line| line.memory_mib / 1024.0) as fn(&Moment) -> f64),
+            ("cpus", "CPUs granted", |line| line.cpus_granted),
+        ] {
+            let name = format!("scheduler-{}-{what}.svg", load.name);
+            simulated_plot(from, load, unit, of)?.draw(&plots.join(&name))?;
+            let _ = write!(page, "![]({PLOTS}/{name})\n\n");
+        }
+        page.push_str(
+            "| mode | requests | failed | slowdown p50 | p99 | p99.9 | cold starts | container starts | specialisations | CPUs used | granted | memory, GiB | containers (most) | real time, s |\n\
+             | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+        );
+        for run in &load.runs {
+            simulated_row(page, run);
+        }
+        let _ = write!(page, "\n`{}`, run by ", load.command);
+        circumstances(page, record);
+    }
+    Ok(())
+}
+
+fn simulated_row(page: &mut String, run: &Simulated) {
+    let [median, p99, p999] = run.slowdown;
+    let _ = writeln!(
+        page,
+        "| {} | {} | {} | {median:.2} | {p99:.2} | {p999:.1} | {} | {} | {} | {:.1} | {:.1} | {:.1} | {:.0} ({:.0}) | {:.0} |",
+        run.run,
+        run.requests,
+        run.failed,
+        run.cold,
+        run.starts,
+        run.specialised,
+        run.cpus_used,
+        run.cpus_granted,
+        run.memory_gib,
+        run.containers,
+        run.containers_peak,
+        run.took_s
+    );
+}
+
+fn simulated_plot(from: &Path, load: &Load, unit: &str, of: fn(&Moment) -> f64) -> Result<Plot> {
+    let mut series = Vec::new();
+    for run in &load.runs {
+        let name = format!("scheduler-{}-{}", load.name, run.run.replace('+', "-"));
+        let lines = read_table::<Moment>(from, &name)?;
+        let points = lines.iter().map(|line| (line.at_s / 3600.0, of(line))).collect();
+        series.push((run.run.clone(), points));
+    }
+    Ok(Plot {
+        title: load.title.clone(),
+        x: "hours".to_owned(),
+        y: unit.to_owned(),
+        log: (false, false),
+        limit: None,
+        series,
+    })
 }
 
 fn ceiling(page: &mut String, record: &Record<Vec<Step>>) {

@@ -300,9 +300,15 @@ impl Cluster {
     /// What all functions share, as far as it is left now.
     pub fn budget(&self) -> Budget {
         let under_way = self.starting.load(Ordering::Acquire);
+        // Visits take milliseconds, also of others' functions, if the engine leaves them the processor.
+        let go_first = self.tend_at(self.context.clock.now()).is_some();
+        let starts = if go_first { 0 } else { self.policy.starts_at_once };
         Budget {
-            starts: self.policy.starts_at_once.saturating_sub(under_way),
-            specialisations: self.policy.specialisations_at_once,
+            starts: starts.saturating_sub(under_way),
+            specialisations: self
+                .policy
+                .specialisations_at_once
+                .saturating_sub(self.visits_beginning()),
             nodes: self.nodes(),
             offers: self.offers(),
         }
@@ -341,7 +347,7 @@ impl Cluster {
         if let Action::Release { place, .. } = action
             && place.kind == PlaceKind::Standby
         {
-            self.dismiss_standby(&place.host);
+            self.release_standby(&place.host);
         }
         if let Action::Prepare { .. } | Action::Start { .. } = action {
             return; // nothing to be planned follows from it before the engine has answered

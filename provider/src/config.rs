@@ -272,10 +272,12 @@ fn standby(s: &mut Settings<'_>) -> StandbyPolicy {
         s.integer("HYPERFAAS_STANDBY_MAX", STANDBY.1),
     );
     let quiet = s.duration("HYPERFAAS_STANDBY_QUIET", STANDBY_QUIET);
-    StandbyPolicy::new(bounds, STANDBY_STARTS, STANDBY_REFILL, quiet).unwrap_or_else(|error| {
+    let policy = StandbyPolicy::new(bounds, STANDBY_STARTS, STANDBY_REFILL, quiet);
+    let policy = policy.unwrap_or_else(|error| {
         s.mistake("HYPERFAAS_STANDBY_MIN", &error.to_string());
         StandbyPolicy::OFF
-    })
+    });
+    policy.returning(s.flag("HYPERFAAS_STANDBY_RETURN"))
 }
 
 fn policy(s: &mut Settings<'_>) -> Policy {

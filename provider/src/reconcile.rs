@@ -124,7 +124,8 @@ impl Reconciler {
         if !due.is_empty() {
             debug!(functions = due.len(), starts = starts.len(), "planned");
         }
-        agenda.next()
+        // Starts that wait for visits to begin are looked at again when these have had their time.
+        agenda.next().into_iter().chain(self.cluster.tend_at(now)).min()
     }
 
     /// The present moment, as all decisions have it.

@@ -1,6 +1,7 @@
 //! Runs simulations from the command line.
 //!
-//! In: a kind of load and the modes to compare. Out: a Markdown table on standard output, and a CSV of each run for plots.
+//! In: a kind of load and the modes to compare. Out: a Markdown table on standard output, the
+//! same as JSON, and a CSV of each run for plots.
 
 use std::error::Error;
 use std::fs::File;
@@ -11,11 +12,10 @@ use clap::{Args, Parser, Subcommand};
 use hyperfaas_protocol::moment::{Clock, SystemClock};
 use hyperfaas_provider::scheduler::Mode;
 use hyperfaas_sim::day::{self, Assumed};
-use hyperfaas_sim::measure::Summary;
 use hyperfaas_sim::node::Size;
 use hyperfaas_sim::run::run;
 use hyperfaas_sim::scenario::Scenario;
-use hyperfaas_sim::table;
+use hyperfaas_sim::table::{self, Row};
 use hyperfaas_trace::rate::Pacing;
 use hyperfaas_trace::{Arrival, Trace, arrivals, generate, minutes, requests};
 
@@ -73,9 +73,12 @@ struct Machines {
     /// Replays the very same run.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Where to write a CSV of each run.
+    /// Directory for a CSV of each run.
     #[arg(long)]
     csv: Option<PathBuf>,
+    /// File for the table as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
 }
 
 impl Machines {
@@ -142,7 +145,7 @@ fn compare<I: Iterator<Item = Arrival>>(
     load: impl Fn(Mode) -> (Scenario, I),
 ) -> Result<(), Box<dyn Error>> {
     let clock = SystemClock::start();
-    let mut runs: Vec<(String, Summary, std::time::Duration)> = Vec::new();
+    let (mut rows, mut runs) = (Vec::new(), Vec::new());
     for mode in site.modes()? {
         let began = clock.now();
         let (scenario, arrivals) = load(mode);
@@ -154,9 +157,13 @@ fn compare<I: Iterator<Item = Arrival>>(
             summary.record.write_csv(&mut file)?;
             file.flush()?;
         }
-        runs.push((mode.name().to_owned(), summary, took));
+        rows.push(Row::of(mode.name(), &summary, took));
+        runs.push((mode.name().to_owned(), summary));
     }
-    table::write(&mut io::stdout().lock(), &runs)?;
+    if let Some(path) = &site.json {
+        serde_json::to_writer_pretty(BufWriter::new(File::create(path)?), &rows)?;
+    }
+    table::write(&mut io::stdout().lock(), &rows)?;
     table::write_rules(&mut io::stdout().lock(), &runs)?;
     Ok(())
 }

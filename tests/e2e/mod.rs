@@ -19,3 +19,4 @@ mod scaling;
 mod slots;
 mod standby;
 mod streams;
+mod surge;

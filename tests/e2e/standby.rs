@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::support::stack::{Stack, docker, probe_http_image};
 
 /// A provider that keeps standby containers, as root of the engine's host.
-async fn stack(settings: &[(&str, &str)]) -> Stack {
+pub(super) async fn stack(settings: &[(&str, &str)]) -> Stack {
     let all = [("HYPERFAAS_SLOTS", "true"), ("HYPERFAAS_SCALE_COOL", "2s")];
     let stack = Stack::start_with(&[&all[..], settings].concat()).await;
     let info = stack.info().await;
@@ -19,7 +19,7 @@ async fn stack(settings: &[(&str, &str)]) -> Stack {
 }
 
 /// Standby containers in a state, as the metrics page has it.
-async fn pool(stack: &Stack, state: &str) -> u64 {
+pub(super) async fn pool(stack: &Stack, state: &str) -> u64 {
     let page = stack.ask_provider("/metrics").await.text().await.expect("text");
     let line = format!("hyperfaas_standby_containers{{state=\"{state}\"}} ");
     let value = page.lines().find_map(|text| text.strip_prefix(&line));
@@ -27,7 +27,7 @@ async fn pool(stack: &Stack, state: &str) -> u64 {
 }
 
 /// The names of this stack's standby containers.
-fn names(stack: &Stack) -> Vec<String> {
+pub(super) fn names(stack: &Stack) -> Vec<String> {
     let list = docker(&[
         "ps",
         "-a",
@@ -47,7 +47,7 @@ async fn decisions(stack: &Stack, name: &str) -> Vec<Value> {
 }
 
 /// A function at zero whose root is there, and a standby container that waits.
-async fn at_zero(stack: &Stack, name: &str) {
+pub(super) async fn at_zero(stack: &Stack, name: &str) {
     stack.deploy(name, probe_http_image(), json!({ "envVars": { "prefix_logs": "false" } })).await;
     stack.eventually("a container", async || !stack.containers(name).is_empty()).await;
     stack
@@ -58,7 +58,7 @@ async fn at_zero(stack: &Stack, name: &str) {
     back_to_zero(stack, name).await;
 }
 
-async fn back_to_zero(stack: &Stack, name: &str) {
+pub(super) async fn back_to_zero(stack: &Stack, name: &str) {
     stack.scale(name, 0).await;
     stack
         .eventually("nothing is left of it, and one waits", async || {
@@ -177,7 +177,7 @@ async fn without_standby_containers_everything_works_as_before() {
     assert!(names(&stack).is_empty());
 }
 
-/// `HYPERFAAS_ZERO_ROUNDS` sets how often; prints how long a request to a function at zero takes to its answer's first byte.
+/// `HYPERFAAS_ZERO_ROUNDS` sets how often, `HYPERFAAS_ZERO_LOG` a file for the provider's log; prints how long a request to a function at zero takes to its answer's first byte.
 #[tokio::test]
 async fn a_request_to_a_function_at_zero_is_answered_round_after_round() {
     let mut stack = stack(&[("HYPERFAAS_STANDBY_MIN", "2")]).await;
@@ -203,6 +203,9 @@ async fn a_request_to_a_function_at_zero_is_answered_round_after_round() {
     times.sort();
     let at = |percent: usize| times[(times.len() - 1) * percent / 100];
     println!("{rounds} rounds from zero to the first byte: {:?} median, {:?} p99", at(50), at(99));
+    if let Ok(path) = std::env::var("HYPERFAAS_ZERO_LOG") {
+        std::fs::write(path, stack.log()).expect("written");
+    }
     let visits = stack.log().matches("guest is ready").count();
     assert!(visits >= rounds, "{visits} of {rounds} through a standby");
     assert!(at(50) < Duration::from_secs(5), "something waits for a time-out");

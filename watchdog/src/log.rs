@@ -2,18 +2,21 @@
 //!
 //! In: [`line!`] from anywhere, whole lines of workers through [`Output`]. Out: our stderr and stdout.
 //! Always: nobody blocks on a slow reader: lines wait in a bounded queue per stream, workers are read no further while
-//! it is full, and our own lines are counted instead of kept then.
+//! it is full, and our own lines are counted instead of kept then. A line after a pause is written at once; who writes many
+//! is read in crowds, since each write wakes the log's reader: the engine, which has the same processors as the function.
 //! Touches: descriptors 1 and 2, which are left in blocking mode since others may share them.
 
 use std::fmt;
 use std::io::Write as _;
 use std::os::fd::BorrowedFd;
 use std::sync::{LazyLock, Mutex, MutexGuard};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 
 use crate::guestlog;
 
@@ -23,6 +26,10 @@ const WORKER_HIGH: usize = 64 << 10;
 const OWN_HIGH: usize = 256 << 10;
 /// A pipe that polls writable takes this many bytes without blocking (one page; Linux' PIPE_BUF).
 const PIPE_CHUNK: usize = 4096;
+/// Time between two writes to one stream while little waits.
+const CROWD_EVERY: Duration = Duration::from_millis(5);
+/// Bytes waiting on one stream that are written without regard to [`CROWD_EVERY`].
+const CROWD_MAX: usize = 16 << 10;
 /// How long the last lines may take when the watchdog exits.
 const FLUSH_PATIENCE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
@@ -73,8 +80,7 @@ pub(crate) fn write_line(text: fmt::Arguments<'_>) {
     queue.note_dropped();
     queue.push_time();
     queue.push_text(text);
-    drop(queue);
-    STDERR.wake.notify_one();
+    STDERR.notify(queue);
 }
 
 /// Writes raw bytes as they are, without time or line end; for `write_debug` and `debug_headers`.
@@ -89,8 +95,7 @@ pub(crate) fn write_raw(stream: Stream, bytes: &[u8]) {
         return;
     }
     queue.bytes.extend_from_slice(bytes);
-    drop(queue);
-    output.wake.notify_one();
+    output.notify(queue);
 }
 
 /// Forwards one line of a worker, with time and stream name in front when `prefix` is set; waits while the queue is full.
@@ -110,8 +115,7 @@ pub(crate) async fn forward(stream: Stream, prefix: bool, text: &[u8]) {
     }
     queue.bytes.extend_from_slice(text);
     queue.bytes.push(b'\n');
-    drop(queue);
-    output.wake.notify_one();
+    output.notify(queue);
 }
 
 /// Writes what is queued for `stream`, for ever.
@@ -133,6 +137,8 @@ pub(crate) fn flush() {
 struct Output {
     queue: Mutex<Queue>,
     wake: Notify,
+    /// More than [`CROWD_MAX`] waits.
+    crowd: Notify,
     space: Notify,
 }
 
@@ -152,11 +158,30 @@ impl Output {
         self.queue.lock().expect("no holder of this lock panics")
     }
 
+    /// Lets the lines that have just been added to `queue` be written.
+    fn notify(&self, queue: MutexGuard<'_, Queue>) {
+        let waiting = queue.waiting();
+        drop(queue);
+        self.wake.notify_one();
+        if waiting > CROWD_MAX {
+            self.crowd.notify_one();
+        }
+    }
+
     async fn drain(&self, fd: BorrowedFd<'static>) {
         // Files and /dev/null cannot be polled; they never block either.
         let pollable = crate::sys::watch_writable(fd);
+        let mut next = Instant::now();
         loop {
             self.wake.notified().await;
+            if self.lock().waiting() <= CROWD_MAX {
+                tokio::select! {
+                    biased;
+                    () = sleep_until(next) => {}
+                    () = self.crowd.notified() => {}
+                }
+            }
+            next = Instant::now() + CROWD_EVERY;
             while self.lock().waiting() > 0 {
                 if let Some(pollable) = &pollable
                     && !is_writable(fd, Timespec::default())

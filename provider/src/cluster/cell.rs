@@ -6,6 +6,7 @@ mod events;
 mod seats;
 mod sight;
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use hyperfaas_protocol::moment::Moment;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, oneshot};
 
+pub(super) use self::events::spent;
 use super::Context;
 use super::Setback;
 use super::decisions::{Decision, Ring};
@@ -82,6 +84,8 @@ pub(super) struct State {
     pub(super) guests: Vec<GuestSide>,
     seats: Vec<Seat>,
     queue: Queue,
+    /// Requests of the queue that have their place and do not know yet: they wait for nothing that could be planned.
+    handed: HashSet<u64>,
     image: Prepared,
     trouble: Option<Trouble>,
     turn: usize,
@@ -132,6 +136,7 @@ impl Cell {
             guests: Vec::new(),
             seats: Vec::new(),
             queue: Queue::default(),
+            handed: HashSet::new(),
             image: Prepared::No,
             trouble: None,
             turn: 0,
@@ -247,7 +252,9 @@ impl Cell {
     pub(super) fn unpark(&self, id: u64, since: Moment) {
         let mut state = self.lock();
         state.queue.remove(id);
-        state.view.parked -= 1;
+        if !state.handed.remove(&id) {
+            state.view.parked -= 1;
+        }
         drop(state);
         self.context.total.leave();
         self.context.counters.park_seconds(self.now().since(since));
@@ -487,6 +494,10 @@ impl State {
         let mut queue = std::mem::take(&mut self.queue);
         let next = queue.pop(now, |bounced| self.take_seat(bounced));
         self.queue = queue;
+        if let Some((waiter, _)) = &next {
+            self.handed.insert(waiter.id);
+            self.view.parked -= 1;
+        }
         next
     }
 

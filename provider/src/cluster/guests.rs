@@ -7,12 +7,12 @@
 use std::sync::Arc;
 
 use hyperfaas_protocol::FunctionKey;
-use hyperfaas_protocol::control::{LogLine, WorkerReport, WorkerState};
+use hyperfaas_protocol::control::{Load, LogLine, WorkerReport, WorkerState};
 use hyperfaas_protocol::moment::Moment;
 use tracing::warn;
 
 use super::Cluster;
-use super::cell::{Cell, State};
+use super::cell::{Cell, State, spent};
 use super::decisions::Decision;
 use super::replica::Route;
 use super::standby::Host;
@@ -25,6 +25,8 @@ pub(super) struct GuestSide {
     /// Number of the container within the function, as a replica's.
     pub(super) host: u64,
     pub(super) route: Arc<Route>,
+    /// The watchdog's last report; the first of a guest is about its start as well, so it is compared with nothing.
+    load: Option<(Load, Moment)>,
 }
 
 impl Cluster {
@@ -75,7 +77,12 @@ impl Cluster {
     ) {
         let Some(cell) = self.find(key) else { return };
         match cell.guest_reported(host, report, now) {
-            Ok(()) => self.moved(key),
+            Ok(()) => {
+                if report.state == WorkerState::Ready {
+                    self.guest_serves(host, now);
+                }
+                self.moved(key);
+            }
             Err(reason) => self.visit_failed(key, host, reason, now),
         }
     }
@@ -105,7 +112,7 @@ impl Cell {
             is_standby: place.kind == PlaceKind::Standby,
             since: now,
         });
-        state.guests.push(GuestSide { host, route });
+        state.guests.push(GuestSide { host, route, load: None });
         self.settle(state);
     }
 
@@ -137,6 +144,16 @@ impl Cell {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Counts what requests have cost in a container where the guest is alone.
+    pub(super) fn guest_cost(&self, host: &ReplicaId, load: &Load, now: Moment) {
+        let mut state = self.lock();
+        let Some((_, side)) = state.find_guest(host) else { return };
+        let before = side.load.replace((*load, now));
+        if let Some((cpu_us, served)) = spent(before, load, now) {
+            state.view.traffic.used(cpu_us, served);
+        }
     }
 
     pub(super) fn guest_limit(self: &Arc<Self>, host: &ReplicaId, limit: u32, now: Moment) {

@@ -2,8 +2,9 @@
 //!
 //! In: what the engine and the control links say of them. Out: places on offer for the scheduler, and what is to be started
 //! or ended so that the pool stays as large as it should be.
-//! Always: a container is on offer only while its watchdog can seal guests and its worker is generic; it is given away once and
-//! ended after its guest, so no function ever runs where another one has been; one that nobody knows the state of is ended.
+//! Always: a container is on offer only while its watchdog can seal guests and its worker is generic; it is given to
+//! one function at a time, and ended after its guest, or waits again where the policy says so and nothing is left of the guest;
+//! each order to it has a greater epoch than the one before; one that nobody knows the state of is ended.
 //! A lock of its own, never held together with a function's.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,8 +25,6 @@ use crate::scheduler::{Failure, NodeId, Offer};
 
 /// The worker of a standby container that is given a function; the other one stays as it is.
 pub(super) const GUESTS_WORKER: u8 = 1;
-/// The epoch of the only order it ever gets.
-pub(super) const GUESTS_EPOCH: u64 = 1;
 
 /// A running standby container.
 #[derive(Debug, Clone)]
@@ -58,6 +57,8 @@ pub enum Tending {
     Start(ReplicaId),
     /// Let it finish what it serves, and end it.
     End(ReplicaId, Host),
+    /// Let it finish what it serves, end what served there, in this worker and epoch, and have it wait again.
+    Return(ReplicaId, Host, (u8, u64)),
 }
 
 /// Where one stands.
@@ -83,6 +84,14 @@ struct Entry {
     stand: Stand,
     is_able: bool,
     is_generic: bool,
+    /// Of the newest order to its worker; 0 before the first.
+    epoch: u64,
+    /// Whether its guest has left as guests should, so that it may wait again.
+    may_return: bool,
+    /// Until when the pool is not refilled for its sake: the engine would take the processor from a visit that begins.
+    goes_first: Moment,
+    /// Whether its guest is not ready yet.
+    is_beginning: bool,
 }
 
 #[derive(Debug, Default)]
@@ -137,6 +146,11 @@ impl Cluster {
         state.refill(self.policy.backoff_first, name, now)
     }
 
+    /// When to tend the pool again at the latest: visits that begin go first until then.
+    pub fn tend_at(&self, now: Moment) -> Option<Moment> {
+        self.standbys.lock().goes_first(now)
+    }
+
     /// A standby container runs: one that was ordered, or one that an earlier run has left. The route to it is returned, so
     /// that its control link can be followed.
     pub fn standby_started(
@@ -163,6 +177,10 @@ impl Cluster {
                 stand: Stand::Starting,
                 is_able: false,
                 is_generic: false,
+                epoch: 0,
+                may_return: false,
+                goes_first: Moment::ZERO,
+                is_beginning: false,
             }),
         }
         state.failure = None;
@@ -197,6 +215,8 @@ impl Cluster {
                 }
             }
             Report::Load(load) => self.guest_loaded(name, &load, now),
+            // Of an earlier guest, and late: its function is not known any more.
+            Report::Log(line) if Some(line.epoch) != self.epoch_of(name) => {}
             Report::Log(line) => self.guest_said(name, line),
             Report::State { .. } | Report::Watermark(_) | Report::Unknown => {}
         }
@@ -228,7 +248,10 @@ impl Cluster {
             return self.guest_reported(&function, name, report, now);
         }
         self.standbys.with(name, |entry| {
-            if report.epoch == 0 && report.state == WorkerState::Generic {
+            if matches!(entry.stand, Stand::Leaving { .. }) {
+                entry.is_generic =
+                    report.epoch == entry.epoch && report.state == WorkerState::Generic;
+            } else if report.epoch == 0 && report.state == WorkerState::Generic {
                 entry.is_generic = true;
                 entry.settle();
             } else if entry.stand == Stand::Starting {
@@ -236,17 +259,46 @@ impl Cluster {
                 entry.stand = Stand::Leaving { is_begun: false };
             }
         });
+        self.version.send_modify(|version| *version += 1);
         self.pool_moved();
     }
 
-    /// Says how much a guest takes at once, as its watchdog measured it.
+    /// Whether the worker of a container that has been given back is generic again; `None` when the container has ended.
+    pub fn is_empty_again(&self, name: &ReplicaId) -> Option<bool> {
+        let mut state = self.standbys.lock();
+        let entry = state.find(name)?;
+        let is_there = entry.host.as_ref().is_some_and(|host| !host.route.gone.is_cancelled());
+        is_there.then_some(entry.is_generic)
+    }
+
+    /// A container that has been given back is as it was before its guest, and waits again; whether it does.
+    pub fn standby_returned(&self, name: &ReplicaId) -> bool {
+        if self.is_empty_again(name) != Some(true) {
+            return false;
+        }
+        self.standbys.with(name, |entry| {
+            entry.may_return = false;
+            entry.stand = Stand::Ready;
+        });
+        self.pool_moved();
+        true
+    }
+
+    /// The epoch of the newest order to a container's worker.
+    fn epoch_of(&self, name: &ReplicaId) -> Option<u64> {
+        self.standbys.lock().find(name).map(|entry| entry.epoch)
+    }
+
+    /// Says what a guest costs and how much it takes at once, as its watchdog measured it.
     fn guest_loaded(&self, name: &ReplicaId, load: &Load, now: Moment) {
-        let Some(function) = self.guest_of(name) else { return };
+        let Some(cell) = self.guest_of(name).and_then(|function| self.find(&function)) else {
+            return;
+        };
+        // A guest is alone in a standby container: all that is used there is its own.
+        cell.guest_cost(name, load, now);
         let own = load.workers.map(|workers| workers[usize::from(GUESTS_WORKER)]);
-        let own = own.filter(|worker| worker.epoch == GUESTS_EPOCH);
-        if let (Some(limit), Some(cell)) =
-            (own.and_then(|worker| worker.in_flight_max), self.find(&function))
-        {
+        let own = own.filter(|worker| Some(worker.epoch) == self.epoch_of(name));
+        if let Some(limit) = own.and_then(|worker| worker.in_flight_max) {
             cell.guest_limit(name, u32::try_from(limit).unwrap_or(u32::MAX), now);
         }
     }
@@ -310,7 +362,7 @@ impl Cluster {
     pub(super) fn offers(&self) -> Vec<Offer> {
         let state = self.standbys.lock();
         let ready = state.entries.iter().filter(|entry| entry.stand == Stand::Ready);
-        ready.map(|entry| Entry::offer(&entry.name)).collect()
+        ready.map(Entry::offer).collect()
     }
 
     /// Whether one could take on a guest now.
@@ -330,9 +382,31 @@ impl Cluster {
         let entry = state.find(name).filter(|entry| entry.stand == Stand::Ready)?;
         let host = entry.host.clone()?;
         entry.stand = Stand::Taken(function.clone());
+        entry.is_generic = false;
+        entry.epoch += 1;
+        entry.goes_first = now.after(self.policy.visit_first_for);
+        entry.is_beginning = true;
         drop(state);
         self.pool_moved();
         Some(host)
+    }
+
+    /// The guest of a container is ready: its first answers go before the refill of the pool, and no more than these.
+    pub(super) fn guest_serves(&self, name: &ReplicaId, now: Moment) {
+        let until = now.after(self.policy.answer_first_for);
+        self.standbys.with(name, |entry| {
+            entry.goes_first = entry.goes_first.min(until);
+            entry.is_beginning = false;
+        });
+        self.standbys.changed.notify_one();
+    }
+
+    /// Visits under way to their first answer; one that takes long to get ready keeps no other from beginning.
+    pub(super) fn visits_beginning(&self) -> usize {
+        let now = self.context.clock.now();
+        let state = self.standbys.lock();
+        let is_beginning = |entry: &&Entry| entry.is_beginning && entry.goes_first > now;
+        state.entries.iter().filter(is_beginning).count()
     }
 
     /// Nothing was on offer when one was wanted.
@@ -343,6 +417,12 @@ impl Cluster {
             drop(state);
             self.standbys.changed.notify_one();
         }
+    }
+
+    /// The guest of a container is to leave, since its function needs it no more: the container may wait for another one.
+    pub(super) fn release_standby(&self, name: &ReplicaId) {
+        self.standbys.with(name, |entry| entry.may_return = true);
+        self.dismiss_standby(name);
     }
 
     /// A container has done what it was taken for, or cannot: it is to be ended.
@@ -423,6 +503,7 @@ impl State {
                 let may_start = self.failure.is_none_or(|failure| {
                     now >= failure.last.after(pause.saturating_mul(failure.count.min(60)))
                 });
+                let may_start = may_start && self.goes_first(now).is_none();
                 match refill(&self.demand, &policy, pool, now) {
                     Refill::Start(count) if may_start => {
                         todo.extend((0..count).map(|_| Tending::Start(self.order(name()))));
@@ -437,10 +518,23 @@ impl State {
             if let (Stand::Leaving { is_begun }, Some(host)) = (&mut entry.stand, &entry.host)
                 && !std::mem::replace(is_begun, true)
             {
-                todo.push(Tending::End(entry.name.clone(), host.clone()));
+                let (name, host) = (entry.name.clone(), host.clone());
+                let returns = self.policy.is_some_and(|policy| policy.is_returning());
+                todo.push(if returns && entry.may_return {
+                    Tending::Return(name, host, (GUESTS_WORKER, entry.epoch))
+                } else {
+                    Tending::End(name, host)
+                });
             }
         }
         todo
+    }
+
+    /// Until when visits that begin go before the pool. Nothing is starved by it: they take what is there, and then there are no
+    /// more of them.
+    fn goes_first(&self, now: Moment) -> Option<Moment> {
+        let taken = self.entries.iter().filter(|entry| matches!(entry.stand, Stand::Taken(_)));
+        taken.map(|entry| entry.goes_first).max().filter(|until| *until > now)
     }
 
     fn order(&mut self, name: ReplicaId) -> ReplicaId {
@@ -450,6 +544,10 @@ impl State {
             stand: Stand::Ordered,
             is_able: false,
             is_generic: false,
+            epoch: 0,
+            may_return: false,
+            goes_first: Moment::ZERO,
+            is_beginning: false,
         });
         name
     }
@@ -491,11 +589,11 @@ impl Entry {
         StandbySight { id: self.name.0.clone(), state, function }
     }
 
-    fn offer(name: &ReplicaId) -> Offer {
+    fn offer(&self) -> Offer {
         Offer {
-            host: name.clone(),
+            host: self.name.clone(),
             worker: GUESTS_WORKER,
-            epoch: GUESTS_EPOCH,
+            epoch: self.epoch + 1,
             node: NodeId::default(),
             owner: None,
             share: None,

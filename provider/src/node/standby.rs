@@ -23,6 +23,7 @@ pub struct StandbyPolicy {
     starts_at_once: u32,
     refill_time: Duration,
     quiet_for: Duration,
+    is_returning: bool,
 }
 
 /// Bounds that contradict themselves.
@@ -49,6 +50,7 @@ impl StandbyPolicy {
         starts_at_once: 1,
         refill_time: Duration::ZERO,
         quiet_for: Duration::ZERO,
+        is_returning: false,
     };
 
     /// From `min` to `max` containers, at most `starts_at_once` of them starting; a start takes about `refill_time`, and a
@@ -68,7 +70,17 @@ impl StandbyPolicy {
         if starts_at_once == 0 {
             return Err(StandbyPolicyError::Starts);
         }
-        Ok(Self { min, max, starts_at_once, refill_time, quiet_for })
+        Ok(Self { min, max, starts_at_once, refill_time, quiet_for, is_returning: false })
+    }
+
+    /// The same, with containers coming back to the pool once their guest is gone without a trace, or ended after their guest.
+    pub const fn returning(self, is_returning: bool) -> Self {
+        Self { is_returning, ..self }
+    }
+
+    /// Whether containers come back.
+    pub const fn is_returning(&self) -> bool {
+        self.is_returning
     }
 
     /// Whether there is never a pool.
@@ -153,7 +165,10 @@ pub fn refill(demand: &Demand, policy: &StandbyPolicy, pool: Pool, now: Moment) 
             count => Refill::Start(count),
         }
     } else {
-        match (coming - wanted).min(pool.ready) {
+        // What came back is kept for whoever is next, until nobody has come for long.
+        let is_kept = policy.is_returning && !demand.0.is_empty();
+        let most = if is_kept { policy.max } else { wanted };
+        match coming.saturating_sub(most).min(pool.ready) {
             0 => Refill::Keep,
             count => Refill::Stop(count),
         }
@@ -213,6 +228,18 @@ mod tests {
         assert_eq!(at(8, 2), Refill::Keep);
         assert_eq!(at(9, 2), Refill::Stop(1));
         assert_eq!(at(0, 14), Refill::Keep, "what starts is not stopped");
+    }
+
+    #[test]
+    fn what_came_back_is_kept_until_nobody_has_come_for_long() {
+        let (once, now) = (demand(&[0]), Moment::from_millis(10_000));
+        let of = |policy, ready| refill(&once, &policy, Pool { ready, starting: 0 }, now);
+        assert_eq!(of(policy(1, 4), 2), Refill::Stop(1));
+        assert_eq!(of(policy(1, 4).returning(true), 2), Refill::Keep);
+        assert_eq!(of(policy(1, 4).returning(true), 5), Refill::Stop(1), "its bound");
+        assert_eq!(of(policy(1, 4).returning(true), 0), Refill::Start(1));
+        let (none, pool) = (Demand::default(), Pool { ready: 3, starting: 0 });
+        assert_eq!(refill(&none, &policy(1, 4).returning(true), pool, now), Refill::Stop(2));
     }
 
     proptest! {

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyperfaas_protocol::control::Boot;
+use hyperfaas_protocol::control::{Boot, Order};
 use tokio::time::{sleep, timeout};
 use tracing::{Instrument, debug, info, info_span, warn};
 use uuid::Uuid;
@@ -17,6 +17,8 @@ use super::actions::{STOP_RETRY_FIRST, STOP_RETRY_MOST};
 use crate::cluster::{Host, Tending};
 use crate::engine::{Bounds, ContainerId, EngineError, ReplicaId, Standby, StandbyOrder};
 use crate::link::replica_key;
+use crate::node::slot::{SlotName, Target};
+use crate::scheduler::Grant;
 
 /// Before the random part of a standby container's first name.
 const NAME: &str = "standby.";
@@ -24,6 +26,8 @@ const NAME: &str = "standby.";
 const TICK: Duration = Duration::from_secs(5);
 /// How long one without a function may take to end: it has nothing to finish.
 const GRACE: Duration = Duration::from_secs(1);
+/// How long the end of a guest's processes may take until its container is ended instead.
+const EMPTY_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Reconciler {
     /// Starts and ends standby containers until shutdown.
@@ -39,10 +43,17 @@ impl Reconciler {
                         let span = info_span!("end standby", standby = %name.0);
                         async move { this.end_standby(&name, host).await }.instrument(span)
                     }),
+                    Tending::Return(name, host, place) => self.spawn(|this| {
+                        let span = info_span!("return standby", standby = %name.0);
+                        async move { this.return_standby(&name, host, place).await }
+                            .instrument(span)
+                    }),
                 }
             }
+            let now = self.now();
+            let wait = self.cluster.tend_at(now).map_or(TICK, |at| at.since(now).min(TICK));
             // Whichever comes first; a word that came meanwhile is not lost.
-            let _ = timeout(TICK, self.cluster.pool_changed()).await;
+            let _ = timeout(wait, self.cluster.pool_changed()).await;
         }
     }
 
@@ -85,6 +96,72 @@ impl Reconciler {
         let ended = || EngineError::Refused("its container ended at once".into());
         self.follow(route.ok_or_else(ended)?);
         Ok(())
+    }
+
+    /// Lets one finish what it serves, and has it wait again; ends it when anything of its guest may be left.
+    async fn return_standby(&self, name: &ReplicaId, host: Host, place: (u8, u64)) {
+        if timeout(self.settings.drain_timeout, host.route.idle()).await.is_err() {
+            return self.end_standby(name, host).await;
+        }
+        self.cluster.visit_ended(name);
+        match self.empty(name, &host, place).await {
+            Ok(()) if self.cluster.standby_returned(name) => {
+                info!(epoch = place.1, "standby container waits again");
+            }
+            Ok(()) => self.end_standby(name, host).await,
+            Err(reason) => {
+                warn!(reason, "standby container cannot wait again");
+                self.end_standby(name, host).await;
+            }
+        }
+    }
+
+    /// Makes a container what it was before its guest.
+    ///
+    /// # Errors
+    /// What may be left.
+    async fn empty(
+        &self,
+        name: &ReplicaId,
+        host: &Host,
+        (worker, epoch): (u8, u64),
+    ) -> Result<(), String> {
+        let guests = self.guests.as_ref().ok_or("this host cannot have guests")?;
+        let grace_ms = u64::try_from(GRACE.as_millis()).unwrap_or(u64::MAX);
+        let release = Order::Release { worker, epoch, grace_ms };
+        host.route.orders.send_replace(Some(release));
+        match timeout(EMPTY_TIMEOUT, self.emptied(name)).await {
+            Ok(true) => {}
+            Ok(false) => return Err("its container ended".into()),
+            Err(_) => return Err("its processes do not end".into()),
+        }
+        let target = Target { container: host.container.clone(), pid: host.pid };
+        let removed = guests.slots.remove(&target, &SlotName::of(worker, epoch)).await;
+        removed.map_err(|error| error.to_string())?;
+        // The next guest may have no limits; a cgroup keeps those it has.
+        let all = self.cluster.nodes().first().map(|node| (node.cpu, node.memory));
+        let (cpu, memory) = all.filter(|all| all.0 > 0 && all.1 > 0).ok_or("its limits stay")?;
+        let grant = Grant { cpu: Some(cpu), memory: Some(memory) };
+        let resized = self.node.resize(&host.container, grant).await;
+        resized.map_err(|error| format!("its limits stay: {error}"))?;
+        let renamed = self.engine.rename(&host.container, name).await;
+        renamed.map_err(|error| format!("it keeps its guest's name: {error}"))
+    }
+
+    /// Waits until the worker of a container that has been given back is generic; `false` when the container has ended.
+    async fn emptied(&self, name: &ReplicaId) -> bool {
+        let mut changes = self.cluster.subscribe();
+        loop {
+            changes.mark_unchanged();
+            match self.cluster.is_empty_again(name) {
+                Some(false) => {
+                    if changes.changed().await.is_err() {
+                        return false;
+                    }
+                }
+                other => return other.is_some(),
+            }
+        }
     }
 
     /// Lets one finish what it serves, and ends it.

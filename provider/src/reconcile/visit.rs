@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use hyperfaas_protocol::FunctionKey;
 use hyperfaas_protocol::control::{ORDER_MAX, Order, Work, WorkerState};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{Instrument, info, info_span, warn};
 
 use super::{Guests, Reconciler, standby};
@@ -49,6 +49,8 @@ impl Reconciler {
             Ok(Some(WorkerState::Ready)) => {
                 let ready_us = self.now().since(begun).as_micros();
                 info!(ordered_us, ready_us, "guest is ready");
+                // Its first answers go before its name in the engine's list.
+                sleep(self.cluster.policy().answer_first_for).await;
                 let name = standby::name_with(function, &place.host);
                 if let Err(error) = self.engine.rename(&host.container, &name).await {
                     warn!(%error, "standby container keeps its name");

@@ -14,7 +14,7 @@ use super::out::{Scale, is_served};
 use super::plan::Budget;
 use super::policy::Policy;
 use super::scaling::Scaling;
-use super::snapshot::{FunctionView, ImageState, Offer, Phase};
+use super::snapshot::{FunctionView, GuestView, ImageState, Offer, Phase};
 use super::why::{Rule, Why, granted};
 
 /// Asks for guest places where the function's own containers are not enough.
@@ -43,8 +43,12 @@ pub(super) fn take_places(
     // While nothing serves, one is enough to begin with: what one takes is not known before.
     let at_once = if rule == Rule::Waiting { 1 } else { policy.specialisations_of_one };
     let room = policy.guests_of_one.saturating_sub(function.guests.len());
-    let mut left = at_once.saturating_sub(coming).min(room).min(budget.specialisations);
+    let mut left = at_once.saturating_sub(coming).min(room);
     while left > 0 {
+        if budget.specialisations == 0 {
+            // Others go first; each of them for a few milliseconds.
+            return plan.wake(now.after(policy.answer_first_for));
+        }
         let Some(index) = best(function, scaling, &budget.offers) else { return };
         let offer = budget.offers.swap_remove(index);
         let kind = kind(&offer);
@@ -55,6 +59,29 @@ pub(super) fn take_places(
         budget.specialisations -= 1;
         left -= 1;
     }
+}
+
+/// Until when the function's own containers are not to be started: creating one takes the engine, and with it the processor, for
+/// longer than a visit takes to its first answer. `plan` has what is ordered now. `None`: they may be.
+pub(super) fn yields_until(
+    function: &FunctionView,
+    plan: &Plan,
+    policy: &Policy,
+    now: Moment,
+) -> Option<Moment> {
+    if function.ready().next().is_some() {
+        return None;
+    }
+    let until = |guest: &GuestView| match guest.state {
+        WorkerState::Specialising => guest.since.after(policy.visit_first_for),
+        WorkerState::Ready => guest.since.after(policy.answer_first_for),
+        _ => guest.since,
+    };
+    let begins = plan.actions.iter().any(
+        |action| matches!(action, Action::Specialise { place, .. } if place.kind != PlaceKind::Own),
+    );
+    let new = begins.then(|| now.after(policy.visit_first_for));
+    function.guests.iter().map(until).chain(new).max().filter(|until| *until > now)
 }
 
 /// Why guests are needed, if they are.

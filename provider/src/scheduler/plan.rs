@@ -105,7 +105,7 @@ pub fn plan_function(
     (why.desired, why.need) = (scale.desired, need(function, policy, now));
     let is_held = now < scale.hold_until;
     drain_surplus(function, wanted, &scale, (why, rule, is_held), &mut plan);
-    let missing = missing_starts(function, wanted, &scale, policy, now, &mut plan);
+    let mut missing = missing_starts(function, wanted, &scale, policy, now, &mut plan);
     let up = Up { function, scaling: &wanted.scaling, policy, now };
     if policy.mode.has_up() {
         up.resize(&mut scale, budget, &mut plan);
@@ -118,6 +118,12 @@ pub fn plan_function(
         multiplex::evict(function, policy, now, &mut plan);
         multiplex::take_places(function, &wanted.scaling, budget, policy, now, &mut plan);
         multiplex::give_back(function, &scale, policy, now, &mut plan);
+        if missing > 0
+            && let Some(until) = multiplex::yields_until(function, &plan, policy, now)
+        {
+            missing = 0;
+            plan.wake(until);
+        }
         if !function.guests.is_empty() {
             plan.wake(now.after(policy.tick));
         }

@@ -105,6 +105,10 @@ pub struct Policy {
     pub guests_of_one: usize,
     /// Workers being specialised at the same time on one host.
     pub specialisations_at_once: usize,
+    /// How long a function that nothing serves leaves the processor to a visit that begins, before its own container is started.
+    pub visit_first_for: Duration,
+    /// The same once the visit is ready, for its first answers.
+    pub answer_first_for: Duration,
     /// How often the slow tick looks for what can be given back.
     pub tick: Duration,
 }
@@ -143,6 +147,8 @@ impl Default for Policy {
             specialisations_of_one: 2,
             guests_of_one: 4,
             specialisations_at_once: 8,
+            visit_first_for: Duration::from_millis(50),
+            answer_first_for: Duration::from_millis(10),
             tick: Duration::from_secs(1),
         }
     }

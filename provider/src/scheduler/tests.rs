@@ -594,6 +594,56 @@ fn a_guest_place_is_asked_for_in_order_of_price_and_only_where_both_agreed() {
 }
 
 #[test]
+fn its_own_container_is_started_once_a_visit_that_begins_has_had_its_time() {
+    let mut view = FunctionView::new(key("f"));
+    let scaling = Arc::<Scaling>::default();
+    view.wanted = Some(Wanted { revision: 1, replicas: 1, call: 1, scaling });
+    view.image = ImageState::Present;
+    view.parked = 1;
+    let policy = Policy::default();
+    let starts = |view: &FunctionView, offers: &[Offer], ms| {
+        let budget = Budget { specialisations: 1, offers: offers.to_vec(), ..Budget::default() };
+        let now = Moment::from_millis(ms);
+        let planned = plan_function(view, &mut budget.clone(), &policy, now);
+        (planned.missing, planned.plan.wake_at)
+    };
+    let nobody = offer("nobody", None, None);
+    assert_eq!(starts(&view, &[], 1_000).0, 1, "no visit, nothing to wait for");
+    let waits = |until| (0, Some(Moment::from_millis(until)));
+    assert_eq!(starts(&view, std::slice::from_ref(&nobody), 1_000), waits(1_050));
+    view.guests.push(GuestView {
+        host: ReplicaId("nobody".into()),
+        worker: 1,
+        epoch: 1,
+        revision: 1,
+        state: WorkerState::Specialising,
+        in_flight: 0,
+        limit: 0,
+        is_standby: true,
+        since: Moment::from_millis(1_000),
+    });
+    assert_eq!(starts(&view, &[], 1_010), waits(1_050));
+    assert_eq!(starts(&view, &[], 1_050).0, 1, "a visit that takes longer holds up nothing");
+    (view.guests[0].state, view.guests[0].since) = (WorkerState::Ready, Moment::from_millis(1_012));
+    assert_eq!(starts(&view, &[], 1_013), waits(1_022));
+    assert_eq!(starts(&view, &[], 1_022).0, 1);
+}
+
+#[test]
+fn a_visit_for_which_there_is_no_room_yet_is_looked_at_again() {
+    let mut view = FunctionView::new(key("f"));
+    let scaling = Arc::<Scaling>::default();
+    view.wanted = Some(Wanted { revision: 1, replicas: 1, call: 1, scaling });
+    view.image = ImageState::Present;
+    view.parked = 1;
+    let mut budget = Budget { offers: vec![offer("nobody", None, None)], ..Budget::default() };
+    let now = Moment::from_millis(1_000);
+    let planned = plan_function(&view, &mut budget, &Policy::default(), now);
+    assert!(planned.plan.actions.is_empty(), "{:?}", planned.plan.actions);
+    assert_eq!(planned.plan.wake_at, Some(Moment::from_millis(1_010)));
+}
+
+#[test]
 fn a_guest_leaves_when_the_owner_needs_its_place_or_its_own_replicas_are_enough() {
     let mut view = with_second(4, 1);
     let second = &mut view.replicas[0].workers[1];

@@ -5,12 +5,13 @@
 //! generation leads to nobody who may answer and is closed.
 //! Source: limits as in `pool`, which are of-watchdog's.
 
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use hyperfaas_protocol::moment::{Clock, Moment, SystemClock};
-use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 /// Most connections kept idle.
@@ -89,8 +90,17 @@ impl Sockets {
 }
 
 /// Whether neither a byte nor the end has come. Asks the kernel: the event loop may not have heard yet of what is there, and the
-/// next request would get it as its answer.
+/// next request would get it as its answer. The event loop learns the answer, so that who reads next waits without asking again.
 fn is_quiet(stream: &TcpStream) -> bool {
-    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-    recv(stream, &mut [0; 1], flags).is_err_and(|error| error == Errno::AGAIN)
+    let peek = || {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        recv(stream, &mut [0; 1], flags).map_err(io::Error::from)
+    };
+    let mut is_asked = false;
+    let peeked = stream.try_io(Interest::READABLE, || {
+        is_asked = true;
+        peek()
+    });
+    let peeked = if is_asked { peeked } else { peek() };
+    peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }

@@ -306,7 +306,11 @@ fn take_limits(view: &mut ReplicaView, load: &Load) {
 /// CPU time, in microseconds, and requests that `load` is about; `None` where it does not say.
 ///
 /// A watchdog that started anew counts from zero, and a report that was missed leaves a gap: neither says what a request costs.
-fn spent(before: Option<(Load, Moment)>, load: &Load, now: Moment) -> Option<(f64, u64)> {
+pub(in super::super) fn spent(
+    before: Option<(Load, Moment)>,
+    load: &Load,
+    now: Moment,
+) -> Option<(f64, u64)> {
     let (before, at) = before?;
     let span = now.since(at);
     if span > REPORT_MOST || before.served > load.served {

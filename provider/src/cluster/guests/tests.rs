@@ -137,6 +137,7 @@ async fn a_request_that_waits_is_let_go_to_the_guest_and_the_container_is_ended_
     say(&cluster, worker(0, WorkerState::Generic), 11);
     assert_eq!(cluster.visit(&key(), &host()), Some(WorkerState::Specialising), "not heard yet");
     say(&cluster, worker(1, WorkerState::Ready), 12);
+    assert!(planned(&cluster, 12).is_empty(), "it has its place, though it does not know yet");
     let ticket = parked.ticket().await.unwrap();
     let worker = ticket.worker();
     assert_eq!((worker.worker, worker.epoch, ticket.route().owner.clone()), (1, 1, None));
@@ -169,6 +170,73 @@ async fn a_request_that_waits_is_let_go_to_the_guest_and_the_container_is_ended_
     drop(ticket);
     assert_eq!(cluster.visit(&key(), &host()), None);
     assert!(troubles(&cluster).is_empty());
+}
+
+#[tokio::test]
+async fn the_pool_is_refilled_once_a_visit_that_begins_has_had_its_time() {
+    let cluster = waiting();
+    let _parked = parked(&cluster);
+    visiting(&cluster);
+    let another = || ReplicaId("standby.2".into());
+    assert!(cluster.tend(another, at(20)).is_empty());
+    assert_eq!(cluster.tend_at(at(20)), Some(at(60)));
+    say(&cluster, worker(1, WorkerState::Ready), 25);
+    assert!(cluster.tend(another, at(30)).is_empty(), "its first answers");
+    assert_eq!(cluster.tend_at(at(30)), Some(at(35)));
+    let todo = cluster.tend(another, at(35));
+    assert!(matches!(&todo[..], [Tending::Start(_)]), "{todo:?}");
+    assert_eq!(cluster.tend_at(at(35)), None);
+}
+
+#[tokio::test]
+async fn a_container_that_comes_back_is_given_away_under_a_new_epoch_once_it_is_empty() {
+    let cluster = waiting();
+    let quiet = Duration::from_secs(60);
+    let policy = StandbyPolicy::new((1, 4), 1, Duration::from_secs(1), quiet).unwrap();
+    cluster.open_pool(policy.returning(true), |_| true);
+    let waiter = parked(&cluster);
+    visiting(&cluster);
+    say(&cluster, worker(1, WorkerState::Ready), 12);
+    drop(waiter);
+    let why = Why::of(Rule::HandedOver, &crate::scheduler::FunctionView::new(key()), 0.0, at(20));
+    let place = crate::scheduler::WorkerPlace {
+        host: host(),
+        worker: 1,
+        epoch: 1,
+        kind: PlaceKind::Standby,
+    };
+    cluster.begin(&Action::Release { function: key(), place, why }, None, at(20));
+    let todo = cluster.tend(|| ReplicaId("standby.2".into()), at(20));
+    let returns =
+        |one: &Tending| matches!(one, Tending::Return(name, _, (1, 1)) if *name == host());
+    assert!(todo.iter().any(returns), "{todo:?}");
+    cluster.visit_ended(&host());
+    assert!(!cluster.standby_returned(&host()), "its processes run");
+    say(&cluster, worker(1, WorkerState::Draining), 21);
+    say(&cluster, worker(0, WorkerState::Generic), 21);
+    assert_eq!(cluster.is_empty_again(&host()), Some(false), "that is not this guest's end");
+    say(&cluster, worker(1, WorkerState::Generic), 22);
+    assert!(cluster.standby_returned(&host()));
+    let epochs = cluster.offers().into_iter().map(|offer| (offer.host, offer.epoch));
+    assert_eq!(epochs.collect::<Vec<_>>(), [(host(), 2)]);
+}
+
+#[tokio::test]
+async fn what_a_guest_uses_is_counted_as_its_functions_cost() {
+    let cluster = waiting();
+    let _parked = parked(&cluster);
+    visiting(&cluster);
+    say(&cluster, worker(1, WorkerState::Ready), 12);
+    let cost = || cluster.find(&key()).unwrap().lock().view.traffic.cost_us();
+    let load = |served| {
+        let load = Load { served, cpu_millicores: Some(500), ..Load::default() };
+        Report::Load(Box::new(load))
+    };
+    say(&cluster, load(3), 1_000);
+    assert_eq!(cost(), None, "its start is no request's cost");
+    say(&cluster, load(13), 2_000);
+    let cost = cost().expect("known");
+    assert!((cost - 50_000.0).abs() < 1.0, "half a second for ten: {cost}");
 }
 
 #[tokio::test]
