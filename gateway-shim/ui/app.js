@@ -1,4 +1,5 @@
 // The page: which view is open, and when what is drawn. Addresses: #/, #/f/NAME.NAMESPACE, #/async, #/secrets, #/system.
+import { poolCard } from './containers.js';
 import { detail } from './detail.js';
 import { bytes, cpu, gauge, h, redraw, toast } from './dom.js';
 import { openEditor } from './forms.js';
@@ -14,7 +15,8 @@ let view = null;
 /** The list, and a function beside it. */
 function functionsView() {
   const side = list(() => openEditor(null));
-  const hint = h('div', { class: 'card empty hint' }, h('p', null, 'Choose a function to see where it runs and why.'));
+  const standbys = poolCard();
+  const hint = h('div', { class: 'hint' }, h('div', { class: 'card empty' }, h('p', null, 'Choose a function to see where it runs and why.')), standbys.element);
   const element = h('div', { class: 'split' }, side.element, hint);
   let [open, shown] = [null, null];
 
@@ -30,6 +32,7 @@ function functionsView() {
 
   function draw() {
     side.draw();
+    standbys.draw();
     if (shown && Boolean(open) !== live.functions.has(shown)) {
       if (open) { toast(`${shown} is gone`); location.hash = '#/'; }
       return show(open ? null : shown);

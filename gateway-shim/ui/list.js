@@ -6,7 +6,7 @@ import { id, live } from './live.js';
 export function standing(item) {
   if (item.trouble) return ['bad', 'failing'];
   if (item.replicas === 0) return ['zero', 'at zero'];
-  if (item.available === 0) return ['warn', 'starting'];
+  if (item.available === 0) return item.visits?.some((visit) => visit.state === 'ready') ? ['good', 'as a guest'] : ['warn', 'starting'];
   if (item.available < item.replicas) return ['warn', 'scaling'];
   return ['good', 'ready'];
 }

@@ -1,5 +1,6 @@
 // The other views: asynchronous calls, secrets, the system.
 import * as api from './api.js';
+import { poolCard } from './containers.js';
 import { bytes, count, cpu, dateTime, duration, gauge, h, redraw, toast } from './dom.js';
 import { confirm, open } from './forms.js';
 import { live } from './live.js';
@@ -113,7 +114,8 @@ export function systemPage() {
   const facts = h('dl', { class: 'pairs' });
   const nodes = h('div', { class: 'body detail' });
   const abilities = h('div', { class: 'body' });
-  const element = h('div', { class: 'page' }, h('h1', null, 'System'), card('Versions', null, h('div', { class: 'body' }, facts)), card('Nodes', null, nodes), card('Abilities', null, abilities));
+  const standbys = poolCard();
+  const element = h('div', { class: 'page' }, h('h1', null, 'System'), card('Versions', null, h('div', { class: 'body' }, facts)), card('Nodes', null, nodes), standbys.element, card('Abilities', null, abilities));
   api.info().then((info) => {
     const rows = [['Gateway', `${info.version?.release ?? ''} ${info.version?.sha ?? ''}`], ['Provider', `${info.provider?.name ?? info.provider?.provider ?? ''} ${info.provider?.version?.release ?? ''}`], ['Orchestration', info.provider?.orchestration], ['Architecture', info.arch]];
     facts.append(...rows.filter(([, value]) => value?.trim()).flatMap(([label, value]) => [h('dt', null, label), h('dd', null, value)]));
@@ -121,6 +123,7 @@ export function systemPage() {
 
   function draw() {
     const { nodes: list = [], abilities: able = [], scaling } = live.system;
+    standbys.draw();
     redraw(nodes, JSON.stringify(list), () => (list.length ? list.map(nodeView) : h('p', { class: 'muted' }, 'This provider does not tell about its nodes.')));
     redraw(abilities, JSON.stringify([able, scaling]), () => h('dl', { class: 'pairs' }, scaling && [h('dt', null, 'Scaling'), h('dd', null, scaling)],
       able.map((ability) => [h('dt', null, ability.name), h('dd', null, h('span', { class: 'state', 'data-state': ability.on ? 'good' : 'zero' }, ability.on ? 'on' : `off${ability.why ? `: ${ability.why}` : ''}`))])));

@@ -43,7 +43,7 @@ pub use load::ReplicaLoad;
 pub use loans::LoanOver;
 pub use queue::{Parked, ParkingBounds};
 pub use replica::{Route, Ticket, WorkerRef};
-pub use sight::{ContainerSight, FunctionSight, Role, Seen, WorkerSight};
+pub use sight::{ContainerSight, FunctionSight, Role, Seen, StandbySight, VisitSight, WorkerSight};
 pub use standby::{Host, PoolCounts, Tending};
 
 /// More starts than this are never under way together.

@@ -160,6 +160,17 @@ impl Stack {
         format!("http://{USER}:{}@{place}/ui/", PASSWORD.replace(' ', "%20"))
     }
 
+    /// Where the files with the user and the password are.
+    pub(crate) fn secrets(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// From now on the provider listens where it listens now, also when it is started again.
+    pub(crate) fn stay(&mut self) {
+        let port = self.provider.rsplit(':').next().expect("a port").to_owned();
+        self.settings.push(("port".to_owned(), port));
+    }
+
     /// The provider's URL with `path`.
     pub(crate) fn provider(&self, path: &str) -> String {
         format!("{}{path}", self.provider)
@@ -291,6 +302,11 @@ impl Drop for Stack {
             }
         }
     }
+}
+
+/// `request` with the stacks' user and password.
+pub(crate) fn basic_auth(request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+    request.basic_auth(USER, Some(PASSWORD))
 }
 
 fn deployment(name: &str, image: &str, fields: Value) -> Value {

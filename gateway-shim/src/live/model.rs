@@ -208,7 +208,13 @@ impl Model {
         if let Some(reason) = &self.silence {
             system.insert("trouble".into(), reason.as_str().into());
         }
-        let scoped = Value::Object(system.clone()).to_string();
+        let mut scoped = system.clone();
+        // Whom a standby container serves is in that function's own data, for those who may see it.
+        let standbys = scoped.get_mut("standbys").and_then(Value::as_array_mut);
+        for standby in standbys.into_iter().flatten().filter_map(Value::as_object_mut) {
+            standby.remove("function");
+        }
+        let scoped = Value::Object(scoped).to_string();
         if let Some(queue) = queue {
             let totals = queue.totals();
             let waiting = json!({ "depth": totals.messages, "running": queue.running(), "dead": totals.dead });
@@ -300,6 +306,16 @@ mod tests {
         let decision = json!({ "function": "b.two", "at": 1 });
         model.decided(vec![decision.as_object().unwrap().clone()]);
         assert_eq!(told(&mut model, Some(&mine)), "");
+    }
+
+    #[test]
+    fn whom_a_standby_container_serves_is_not_told_to_a_user_of_namespaces() {
+        let mut model = Model::default();
+        let system = json!({ "standbys": [{ "id": "s", "state": "taken", "function": "b.two" }] });
+        model.replace(Vec::new(), Vec::new(), system.as_object().unwrap().clone());
+        assert!(told(&mut model, None).contains("b.two"));
+        let scoped = model.whole(Some(&["one".to_owned()])).unwrap();
+        assert!(scoped.contains(r#""state":"taken""#) && !scoped.contains("b.two"), "{scoped}");
     }
 
     #[test]

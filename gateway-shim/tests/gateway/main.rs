@@ -5,6 +5,7 @@
 mod access;
 mod alerts;
 mod calls;
+mod hostile;
 mod keep;
 mod later;
 mod nats;

@@ -189,13 +189,9 @@ impl Watch {
         let look = |(key, function): (&FunctionKey, &Arc<crate::catalog::Function>)| {
             let known = self.functions.get(key).map_or(0, |(_, made)| *made);
             let desired = self.api.cluster.desired(key, function.call).unwrap_or(function.replicas);
-            let mut seen =
-                self.api.cluster.look(key, known, self.zero_ms).unwrap_or_else(|| Seen {
-                    function: FunctionSight::new(key, desired),
-                    visits: Vec::new(),
-                    decisions: Vec::new(),
-                    made: 0,
-                });
+            let mut seen = self.api.cluster.look(key, known, self.zero_ms).unwrap_or_else(|| {
+                Seen { function: FunctionSight::new(key, desired), decisions: Vec::new(), made: 0 }
+            });
             seen.function.replicas = desired;
             (key.clone(), seen)
         };
@@ -209,7 +205,8 @@ fn name_guests(seen: &mut HashMap<FunctionKey, Seen>) {
         .iter()
         .flat_map(|(key, seen)| {
             let name = key.to_string();
-            seen.visits.iter().map(move |(host, at)| ((host.0.clone(), *at), name.clone()))
+            let visits = seen.function.visits.iter();
+            visits.map(move |visit| ((visit.host.clone(), visit.worker), name.clone()))
         })
         .collect();
     if visits.is_empty() {

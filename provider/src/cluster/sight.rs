@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::Cluster;
 use super::decisions::Decision;
-use crate::engine::{ContainerId, ReplicaId};
+use crate::engine::ContainerId;
 
 /// One function as it stands.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -43,6 +43,9 @@ pub struct FunctionSight {
     pub memory_bytes: Option<u64>,
     /// Its containers, oldest first.
     pub containers: Vec<ContainerSight>,
+    /// Its places in containers that are not its own, oldest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub visits: Vec<VisitSight>,
 }
 
 impl FunctionSight {
@@ -60,6 +63,7 @@ impl FunctionSight {
             cpu_milli: None,
             memory_bytes: None,
             containers: Vec::new(),
+            visits: Vec::new(),
         }
     }
 }
@@ -128,13 +132,43 @@ pub struct WorkerSight {
     pub function: Option<String>,
 }
 
+/// A function's place in a container that is not its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VisitSight {
+    /// The container's name.
+    pub host: String,
+    /// Whose container: `standby`, nobody's, or `guest`, another function's.
+    pub place: &'static str,
+    /// Which of its workers, 0 or 1.
+    pub worker: u8,
+    /// Where the worker stands.
+    pub state: WorkerState,
+    /// Since when.
+    pub since: i64,
+    /// Requests it is serving.
+    pub in_flight: u32,
+    /// Most it takes at once; absent without limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}
+
+/// A container without an owner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StandbySight {
+    /// Its name.
+    pub id: String,
+    /// `starting`, `ready` to be given a function, `taken` by one, or `leaving`.
+    pub state: &'static str,
+    /// The function it has been given, `name.namespace`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub function: Option<String>,
+}
+
 /// What one look shows.
 #[derive(Debug, Clone)]
 pub struct Seen {
     /// The function.
     pub function: FunctionSight,
-    /// Its places in containers of others: the container and which worker of it.
-    pub visits: Vec<(ReplicaId, u8)>,
     /// Decisions since the look before, oldest first.
     pub decisions: Vec<Decision>,
     /// How many decisions there have been; for the next look.

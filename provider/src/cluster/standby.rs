@@ -18,6 +18,7 @@ use tracing::{debug, info, warn};
 
 use super::Cluster;
 use super::replica::Route;
+use super::sight::StandbySight;
 use crate::engine::{ContainerId, ReplicaId, Standby};
 use crate::node::standby::{Demand, Pool, Refill, StandbyPolicy, refill};
 use crate::scheduler::{Failure, NodeId, Offer};
@@ -122,6 +123,11 @@ impl Cluster {
     /// How many standby containers there are.
     pub fn pool(&self) -> PoolCounts {
         self.standbys.lock().counts()
+    }
+
+    /// Every standby container as it is shown, in the order in which they were ordered or found.
+    pub fn standbys(&self) -> Vec<StandbySight> {
+        self.standbys.lock().entries.iter().map(Entry::sight).collect()
     }
 
     /// Resolves once there may be something to tend.
@@ -570,6 +576,16 @@ impl Entry {
         if matches!(self.stand, Stand::Starting | Stand::Ready) {
             self.stand = Stand::Leaving { is_begun: false };
         }
+    }
+
+    fn sight(&self) -> StandbySight {
+        let (state, function) = match &self.stand {
+            Stand::Ordered | Stand::Starting => ("starting", None),
+            Stand::Ready => ("ready", None),
+            Stand::Taken(function) => ("taken", Some(function.to_string())),
+            Stand::Leaving { .. } => ("leaving", None),
+        };
+        StandbySight { id: self.name.0.clone(), state, function }
     }
 
     fn offer(&self) -> Offer {

@@ -3,12 +3,16 @@
 use serde::Serialize;
 
 use super::super::Api;
+use crate::cluster::StandbySight;
 
 /// All that is not about one function.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct SystemSight {
     nodes: Vec<Node>,
     abilities: Vec<Able>,
+    /// Containers without an owner.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    standbys: Vec<StandbySight>,
     /// The mode of scaling.
     scaling: &'static str,
     /// What went wrong and concerns all functions.
@@ -55,6 +59,7 @@ impl SystemSight {
         Self {
             nodes: nodes.collect(),
             abilities: abilities.collect(),
+            standbys: api.cluster.standbys(),
             scaling: api.cluster.policy().mode.name(),
             trouble: (!api.cluster.is_engine_up()).then_some("the Docker engine does not answer"),
         }

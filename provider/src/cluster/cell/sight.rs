@@ -7,9 +7,11 @@ use hyperfaas_protocol::control::WorkerState;
 use hyperfaas_protocol::moment::Moment;
 
 use super::super::replica::Side;
-use super::super::sight::{ContainerSight, FunctionSight, Role, Seen, Wall, WorkerSight};
+use super::super::sight::{
+    ContainerSight, FunctionSight, Role, Seen, VisitSight, Wall, WorkerSight,
+};
 use super::{Cell, State};
-use crate::scheduler::{Phase, ReplicaView};
+use crate::scheduler::{GuestView, Phase, ReplicaView};
 
 /// Busy containers report every second; one that has said nothing for so long uses next to no CPU.
 const REPORT_HOLDS: Duration = Duration::from_millis(2500);
@@ -25,13 +27,7 @@ impl Cell {
     ) -> Seen {
         let state = self.lock();
         let (decisions, made) = state.decisions.since(seen);
-        let visits = state.view.guests.iter().map(|guest| (guest.host.clone(), guest.worker));
-        Seen {
-            function: function(&state, key, wall, now),
-            visits: visits.collect(),
-            decisions,
-            made,
-        }
+        Seen { function: function(&state, key, wall, now), decisions, made }
     }
 }
 
@@ -52,6 +48,7 @@ fn function(state: &State, key: &FunctionKey, wall: Wall, now: Moment) -> Functi
         cpu_milli: containers.iter().filter_map(|c| c.cpu_milli).reduce(u32::saturating_add),
         memory_bytes: containers.iter().filter_map(|c| c.memory_bytes).reduce(u64::saturating_add),
         containers,
+        visits: view.guests.iter().map(|guest| visit(guest, wall)).collect(),
         ..FunctionSight::new(key, view.scale.desired)
     }
 }
@@ -98,6 +95,18 @@ fn workers(replica: &ReplicaView) -> Vec<WorkerSight> {
         WorkerSight { role, state, in_flight: worker.in_flight, limit, function: None }
     };
     both.map(sight).into()
+}
+
+fn visit(guest: &GuestView, wall: Wall) -> VisitSight {
+    VisitSight {
+        host: guest.host.0.clone(),
+        place: if guest.is_standby { "standby" } else { "guest" },
+        worker: guest.worker,
+        state: guest.state,
+        since: wall.ms(guest.since),
+        in_flight: guest.in_flight,
+        limit: Some(guest.limit).filter(|limit| *limit > 0),
+    }
 }
 
 /// The first worker's state is the replica's phase.
