@@ -127,6 +127,8 @@ pub struct Provider {
     hungry: Vec<u32>,
     /// The moment of the plan being carried out.
     shown: Moment,
+    /// Millicores that each container of the function whose plan is carried out was expected to use when it was planned.
+    planned_use: u32,
     /// Containers that drain and have just answered their last request.
     emptied: Vec<Id>,
     /// Requests that are over, since these were last taken.
@@ -162,6 +164,7 @@ impl Provider {
             specialising: HashSet::new(),
             hungry: Vec::new(),
             shown: Moment::ZERO,
+            planned_use: 0,
             emptied: Vec::new(),
             verdicts: Vec::new(),
             decisions: Decisions::default(),

@@ -34,6 +34,7 @@ impl Provider {
                 function.wake_at = planned.plan.wake_at;
                 self.wakes.extend(planned.plan.wake_at.map(|at| Reverse((at, *index))));
             }
+            self.planned_use = millicores(function.used_each(now));
             for action in planned.plan.actions {
                 self.carry_out(*index, action, site, now, at);
             }
@@ -177,7 +178,7 @@ impl Provider {
         view.granted_at = self.shown;
         let node = self.nodes.views[usize::from(view.node.0)];
         let (from, to) = (before.cpu.unwrap_or(0), grant.cpu.unwrap_or(0));
-        let most = node.cpu_beside(millicores(function.used_each(self.shown)));
+        let most = node.cpu_beside(self.planned_use);
         if to > from && to > most {
             self.offence = Some(format!("{from}m were raised to {to}m where {most}m are left"));
         }
