@@ -4,11 +4,15 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{During, Result};
+
+/// How long the machine is looked at before a run.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// A result and its circumstances.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -42,7 +46,8 @@ pub(crate) struct Machine {
     pub(crate) commit: String,
     /// Whether the programs were built for release.
     pub(crate) is_release: bool,
-    /// Runnable processes, one-minute mean, when the run began: well below 1 on a calm machine.
+    /// Processors at work in the half second before the run began: about 0 on a calm machine. A load average would still tell
+    /// of the run before.
     pub(crate) load_before: f64,
 }
 
@@ -66,13 +71,27 @@ impl Machine {
             cgroup: if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { 2 } else { 1 },
             commit: commit(),
             is_release: !cfg!(debug_assertions),
-            load_before: read("/proc/loadavg")
-                .split_whitespace()
-                .next()
-                .and_then(|load| load.parse().ok())
-                .unwrap_or_default(),
+            load_before: at_work(),
         }
     }
+}
+
+/// How many processors are at work, over a short while.
+fn at_work() -> f64 {
+    let busy_and_all = || {
+        let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+        let line = text.lines().next().unwrap_or_default().to_owned();
+        let ticks = line.split_whitespace().skip(1).take(8).filter_map(|tick| tick.parse().ok());
+        let ticks = ticks.collect::<Vec<f64>>();
+        let idle = ticks.iter().skip(3).take(2).sum::<f64>();
+        let all = ticks.iter().sum::<f64>();
+        (all - idle, all)
+    };
+    let before = busy_and_all();
+    std::thread::sleep(LOOK);
+    let after = busy_and_all();
+    let share = (after.0 - before.0) / (after.1 - before.1).max(1.0);
+    share * std::thread::available_parallelism().map_or(1.0, |count| count.get() as f64)
 }
 
 fn commit() -> String {

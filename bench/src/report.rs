@@ -24,7 +24,7 @@ const METHOD: &str = include_str!("method.md");
 const PLOTS: &str = "benchmarks";
 /// The burst that the README shows.
 const SHOWN: &str = "burst-step15";
-/// A one-minute load average from which a machine does not count as calm.
+/// Processors at work before a run from which a machine does not count as calm.
 const BUSY: f64 = 0.5;
 
 /// `bench report`.
@@ -103,7 +103,7 @@ fn circumstances<T>(page: &mut String, record: &Record<T>) {
     if machine.load_before > BUSY {
         let _ = write!(
             page,
-            " **The machine was busy (load {:.1}): read the ratios.**",
+            " **Something else kept {:.1} processors busy: read the ratios.**",
             machine.load_before
         );
     }

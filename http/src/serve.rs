@@ -214,7 +214,9 @@ impl Server {
         let spoken = timeout(self.first_byte_timeout, stream.readable());
         match self.shutdown.run_until_cancelled(spoken).await {
             Some(Ok(Ok(()))) => Box::pin(self.speak(stream, peer)).await,
-            Some(Ok(Err(error))) => debug!(%peer, %error, "connection lost before it said anything"),
+            Some(Ok(Err(error))) => {
+                debug!(%peer, %error, "connection lost before it said anything")
+            }
             Some(Err(_)) => debug!(%peer, "connection said nothing in time"),
             None => {}
         }
