@@ -1,7 +1,7 @@
 //! From no replica to the first answer: how long a caller waits whose call wakes a function.
 //!
-//! In: images. Out: [`Starts`] for each. How: scale to 0, wait until the last container is gone, call once; images take turns, so
-//! that a slower engine is slower for all. Touches: the engine, processes.
+//! In: images. Out: [`Starts`] for each. How: scale to 0, wait until the last container is gone and no standby container
+//! serves, starts or leaves, call once; images take turns, so that a slower engine is slower for all. Touches: the engine, processes.
 
 use std::path::Path;
 use std::time::Duration;
@@ -111,6 +111,7 @@ fn images(options: &cli::Cold, corner: &Corner) -> Vec<(String, String)> {
 async fn start(name: &str, round: usize, corner: &Corner, stack: &Stack) -> Result<Start> {
     stack.scale(name, 0).await?;
     until(format!("{name} has no container"), async || corner.is_at_zero(name)).await?;
+    until("standby containers wait".to_owned(), async || stack.is_standby_settled().await).await?;
     Ok(Start {
         name: name.to_owned(),
         round,

@@ -5,6 +5,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use crate::failure::{During, Failure, Result, failed};
 
@@ -12,6 +13,10 @@ use crate::failure::{During, Failure, Result, failed};
 const MANAGED: &str = "com.hyperfaas.managed=true";
 /// The function's port behind a watchdog.
 const FUNCTION_PORT: u16 = 8082;
+
+/// How often it is looked for what is left in the end, and how long in between.
+const CLEARINGS: u32 = 5;
+const CLEARING_PAUSE: Duration = Duration::from_millis(500);
 
 /// The corner.
 #[derive(Debug)]
@@ -108,9 +113,26 @@ impl Corner {
         docker(&["ps", which, "--filter", &installation, "--filter", &function])
     }
 
+    /// A container whose start was under way when its provider ended comes only now, and the engine lets go of a container's
+    /// storage or network a moment later: so it is looked again until nothing is left.
     fn clear(&self) {
+        let mut left = self.remove_all();
+        for _ in 1..CLEARINGS {
+            if left.is_empty() {
+                break;
+            }
+            std::thread::sleep(CLEARING_PAUSE);
+            left = self.remove_all();
+        }
+        left.iter().for_each(|error| eprintln!("left behind: {error}"));
+        let _ = docker(&["image", "rm", "-f", &self.image()]);
+    }
+
+    /// What could not be removed, and why.
+    fn remove_all(&self) -> Vec<Failure> {
         let labels = [self.label(), format!("com.hyperfaas.installation={}", self.name)];
         let filters = labels.map(|label| format!("label={label}"));
+        let mut left = Vec::new();
         // All containers before the network they are in.
         for (list, remove) in [
             (["ps", "-aq"].as_slice(), ["rm", "-fv"].as_slice()),
@@ -120,16 +142,12 @@ impl Corner {
             for filter in &filters {
                 let listed = docker(&[list, &["--filter", filter]].concat()).unwrap_or_default();
                 let found = listed.split_whitespace().collect::<Vec<_>>();
-                // The engine lets go of a container's storage or network only a moment later, now and then.
-                let is_gone = || docker(&[remove, &found].concat());
-                if !found.is_empty()
-                    && let Err(error) = is_gone().or_else(|_| is_gone()).or_else(|_| is_gone())
-                {
-                    eprintln!("left behind: {error}");
+                if !found.is_empty() {
+                    left.extend(docker(&[remove, &found].concat()).err());
                 }
             }
         }
-        let _ = docker(&["image", "rm", "-f", &self.image()]);
+        left
     }
 }
 

@@ -222,6 +222,16 @@ impl Stack {
         .await
     }
 
+    /// Whether no standby container serves, starts or leaves; so too when there are none at all.
+    pub(crate) async fn is_standby_settled(&self) -> Result<bool> {
+        let url = format!("http://{}/metrics", self.provider_address);
+        let answer = self.http.get(url).send().await.during("reading the provider's metrics")?;
+        let text = answer.text().await.during("reading the provider's metrics")?;
+        let counts = text.lines().filter(|line| line.starts_with("hyperfaas_standby_containers{"));
+        let mut busy = counts.filter(|line| !line.contains("\"ready\"") && !line.ends_with(" 0"));
+        Ok(busy.next().is_none())
+    }
+
     /// Where calls of `name` go, through the gateway in the provider's process.
     pub(crate) fn function(&self, name: &str, query: &str) -> Target {
         get(self.gateway_address, &format!("/function/{name}{query}"))
