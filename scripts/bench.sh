@@ -61,7 +61,7 @@ part_paths() {
 part_cold() {
     "$ROOT/scripts/images.sh" sample >&2
     bench cold --rounds 30
-    bench cold --rounds 30 --name standby --setting HYPERFAAS_SLOTS=true
+    bench cold --rounds 30 --name standby --setting HYPERFAAS_SLOTS=true --setting HYPERFAAS_SCALE_COOL=500ms
 }
 part_density() { bench density --functions 50; }
 part_burst() { steps --mode static,hpa,hpa-tuned,alertmanager,out,up-out,full; }

@@ -47,8 +47,8 @@ const BUFFER_EXTRA: usize = 8192;
 pub struct ServeLimits {
     /// Open connections; default 16,384.
     pub connections: usize,
-    /// Time for a connection's first byte, and for a complete request head, counted from that byte or from the end of the
-    /// answer before; so also the idle limit of a kept-alive connection. Default 30 s.
+    /// Time for a complete request head, counted from the end of the answer before; so also the idle limit of a
+    /// kept-alive connection. Default 30 s.
     pub header_read_timeout: Duration,
     /// Size of a request head in bytes; default 1 MiB as in Go, answered with 431 when exceeded.
     pub header_bytes: usize,
@@ -120,7 +120,7 @@ pub async fn serve_with(
         http: http(&limits),
         router,
         tls,
-        first_byte_timeout: limits.header_read_timeout,
+        handshake_timeout: limits.header_read_timeout,
         shutdown: shutdown.clone(),
         cut: CancellationToken::new(),
     };
@@ -198,8 +198,7 @@ struct Server {
     http: http1::Builder,
     router: Router,
     tls: Option<Tls>,
-    /// Until a peer's first byte, and for a handshake.
-    first_byte_timeout: Duration,
+    handshake_timeout: Duration,
     /// Finish what runs, take nothing new.
     shutdown: CancellationToken,
     /// End now.
@@ -210,21 +209,8 @@ impl Server {
     /// Serves one connection to its end.
     async fn connection(self, accepted: Accepted) {
         let Accepted { stream, peer, _place } = accepted;
-        // Buffers and state, some 15 KiB, are made for who speaks; thousands may be connected and silent.
-        let spoken = timeout(self.first_byte_timeout, stream.readable());
-        match self.shutdown.run_until_cancelled(spoken).await {
-            Some(Ok(Ok(()))) => Box::pin(self.speak(stream, peer)).await,
-            Some(Ok(Err(error))) => {
-                debug!(%peer, %error, "connection lost before it said anything")
-            }
-            Some(Err(_)) => debug!(%peer, "connection said nothing in time"),
-            None => {}
-        }
-    }
-
-    async fn speak(&self, stream: TcpStream, peer: SocketAddr) {
         let Some(tls) = &self.tls else { return self.exchange(stream, peer).await };
-        let handshake = timeout(self.first_byte_timeout, tls.accept(stream));
+        let handshake = timeout(self.handshake_timeout, tls.accept(stream));
         match self.shutdown.run_until_cancelled(handshake).await {
             Some(Ok(Ok(stream))) => self.exchange(stream, peer).await,
             Some(Ok(Err(error))) => debug!(%peer, %error, "TLS handshake failed"),
