@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command as AsyncCommand};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep};
 
 use super::stack::PATIENCE;
@@ -25,17 +26,22 @@ const STARTED: &str = "started successfully on port ";
 pub(crate) const TAB: &str = "\u{e004}";
 pub(crate) const ENTER: &str = "\u{e007}";
 
+/// One browser at a time: each takes all processors for seconds.
+static TURN: Semaphore = Semaphore::const_new(1);
+
 /// A running browser with one page.
 pub(crate) struct Browser {
     driver: Child,
     http: reqwest::Client,
     session: String,
     _profile: TempDir,
+    _turn: SemaphorePermit<'static>,
 }
 
 impl Browser {
-    /// Starts one.
+    /// Starts one, once there is no other.
     pub(crate) async fn start() -> Self {
+        let turn = TURN.acquire().await.expect("never closed");
         let profile = tempfile::tempdir().expect("a temporary directory");
         let mut driver = AsyncCommand::new("chromedriver")
             .arg("--port=0")
@@ -60,7 +66,7 @@ impl Browser {
         let http =
             reqwest::Client::builder().timeout(PATIENCE).no_proxy().build().expect("a client");
         let session = format!("http://127.0.0.1:{port}/session");
-        let mut browser = Self { driver, http, session, _profile: profile };
+        let mut browser = Self { driver, http, session, _profile: profile, _turn: turn };
         // Tests may run as root, where Chromium's own sandbox does not; it opens nothing but the gateway under test.
         let arguments = [
             "--headless=new",
