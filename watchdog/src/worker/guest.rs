@@ -177,9 +177,9 @@ mod tests {
         assert_eq!(port(&of(&[("fprocess", "x"), ("mode", "http"), url]).unwrap()), Some(5000));
         let server = Guest { kind: FunctionKind::Server, command: vec!["x".into()], ..guest(&[]) };
         assert!(settings(&server, &root).unwrap().is_relay);
-        for (path, found) in [("site", "/work/site"), ("/site", "/site")] {
+        for (path, found) in [("site", "/srv/site"), ("/site", "/site")] {
             let guest = guest(&[("mode", "static"), ("static_path", path)]);
-            let guest = Guest { directory: "/work".into(), ..guest };
+            let guest = Guest { directory: "/srv".into(), ..guest };
             let expected = Mode::Static { root: found.into() };
             assert_eq!(settings(&guest, &root).unwrap().mode, expected);
         }
