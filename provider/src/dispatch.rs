@@ -177,8 +177,10 @@ impl Dispatch {
                 && let Acquired::Placed(ticket) =
                     self.cluster.acquire(key, function.revision, &attempts.bounced)
             {
-                // Served elsewhere while it is at zero: from now on it is to have a replica again.
-                self.function_awake(key).await?;
+                if function.replicas == 0 {
+                    // Served elsewhere meanwhile: from now on it is to have a replica again.
+                    self.function_awake(key).await?;
+                }
                 return Ok(ticket);
             }
             if attempts.bounced.iter().any(|host| *host != NOBODY) {

@@ -171,15 +171,9 @@ impl Cluster {
                 }
             }
             None => state.entries.push(Entry {
-                name: name.clone(),
                 host: Some(host),
                 stand: Stand::Starting,
-                is_able: false,
-                is_generic: false,
-                epoch: 0,
-                may_return: false,
-                goes_first: Moment::ZERO,
-                is_beginning: false,
+                ..Entry::ordered(name.clone())
             }),
         }
         state.failure = None;
@@ -537,17 +531,7 @@ impl State {
     }
 
     fn order(&mut self, name: ReplicaId) -> ReplicaId {
-        self.entries.push(Entry {
-            name: name.clone(),
-            host: None,
-            stand: Stand::Ordered,
-            is_able: false,
-            is_generic: false,
-            epoch: 0,
-            may_return: false,
-            goes_first: Moment::ZERO,
-            is_beginning: false,
-        });
+        self.entries.push(Entry::ordered(name.clone()));
         name
     }
 
@@ -561,6 +545,21 @@ impl State {
 }
 
 impl Entry {
+    /// One that the engine is to start.
+    fn ordered(name: ReplicaId) -> Self {
+        Self {
+            name,
+            host: None,
+            stand: Stand::Ordered,
+            is_able: false,
+            is_generic: false,
+            epoch: 0,
+            may_return: false,
+            goes_first: Moment::ZERO,
+            is_beginning: false,
+        }
+    }
+
     fn is(&self, container: &ContainerId) -> bool {
         self.host.as_ref().is_some_and(|host| host.container == *container)
     }

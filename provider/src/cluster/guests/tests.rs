@@ -33,6 +33,18 @@ fn container() -> ContainerId {
     ContainerId("c1".into())
 }
 
+/// The first guest of the standby container is to leave.
+fn release(cluster: &Cluster, ms: u64) {
+    let why = Why::of(Rule::HandedOver, &crate::scheduler::FunctionView::new(key()), 0.0, at(ms));
+    let place = crate::scheduler::WorkerPlace {
+        host: host(),
+        worker: 1,
+        epoch: 1,
+        kind: PlaceKind::Standby,
+    };
+    cluster.begin(&Action::Release { function: key(), place, why }, None, at(ms));
+}
+
 /// A cluster with one standby container ordered, whose watchdog has said nothing yet.
 fn cluster(has_root: bool) -> Cluster {
     let cluster = Cluster::default();
@@ -149,14 +161,7 @@ async fn a_request_that_waits_is_let_go_to_the_guest_and_the_container_is_ended_
         other => panic!("{other:?}"),
     };
     assert_eq!(place, Some("standby"));
-    let why = Why::of(Rule::HandedOver, &crate::scheduler::FunctionView::new(key()), 0.0, at(20));
-    let place = crate::scheduler::WorkerPlace {
-        host: host(),
-        worker: 1,
-        epoch: 1,
-        kind: PlaceKind::Standby,
-    };
-    cluster.begin(&Action::Release { function: key(), place, why }, None, at(20));
+    release(&cluster, 20);
     assert!(matches!(cluster.acquire(&key(), REVISION, &[]), Acquired::Wait), "no new request");
     assert_eq!(ticket.route().in_flight(), 1, "the one under way is finished");
     let todo = cluster.tend(|| ReplicaId("standby.2".into()), at(20));
@@ -198,14 +203,7 @@ async fn a_container_that_comes_back_is_given_away_under_a_new_epoch_once_it_is_
     visiting(&cluster);
     say(&cluster, worker(1, WorkerState::Ready), 12);
     drop(waiter);
-    let why = Why::of(Rule::HandedOver, &crate::scheduler::FunctionView::new(key()), 0.0, at(20));
-    let place = crate::scheduler::WorkerPlace {
-        host: host(),
-        worker: 1,
-        epoch: 1,
-        kind: PlaceKind::Standby,
-    };
-    cluster.begin(&Action::Release { function: key(), place, why }, None, at(20));
+    release(&cluster, 20);
     let todo = cluster.tend(|| ReplicaId("standby.2".into()), at(20));
     let returns =
         |one: &Tending| matches!(one, Tending::Return(name, _, (1, 1)) if *name == host());
