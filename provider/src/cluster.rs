@@ -503,6 +503,14 @@ impl Cluster {
         early.push_back((container.clone(), exit_code));
     }
 
+    /// Whether a container of this name is one that this run of the provider has ordered or taken over.
+    pub fn knows(&self, name: &ReplicaId, function: Option<&FunctionKey>) -> bool {
+        match function {
+            Some(key) => self.find(key).is_some_and(|cell| cell.lock().find(name).is_some()),
+            None => self.knows_standby_named(name),
+        }
+    }
+
     /// A container no longer exists.
     pub fn removed(&self, container: &ContainerId) {
         if self.standby_ended(container) {

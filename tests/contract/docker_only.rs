@@ -253,6 +253,8 @@ async fn an_engine_that_goes_away_is_waited_for() {
     let relay = Relay::listen(&socket);
     assert_eq!(timeout(PATIENCE, events.next()).await.unwrap(), Some(EngineEvent::Connected));
     let replica = engine.start(lab.order("f", &[]).await).await.unwrap();
+    let made = timeout(PATIENCE, events.next()).await.unwrap();
+    assert!(matches!(made, Some(EngineEvent::Created { .. })), "{made:?}");
     let mut lines =
         engine.logs(&replica.container, LogQuery { follow: true, ..LogQuery::default() });
     assert!(lines.next().await.unwrap().is_ok());

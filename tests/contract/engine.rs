@@ -41,6 +41,7 @@ claims!(
     a_polite_container_ends_before_its_grace,
     a_stubborn_container_is_killed_after_its_grace,
     events_tell_who_died_and_was_removed,
+    what_is_made_is_told_with_the_name_it_was_made_with,
     a_container_that_dies_at_once_is_told,
     installations_do_not_see_each_other,
     logs_hold_both_streams_and_are_cut_as_asked,
@@ -316,6 +317,27 @@ async fn events_tell_who_died_and_was_removed(lab: &impl Lab) {
     assert_eq!(next(&mut events).await, EngineEvent::Removed { container: crashed.container });
 }
 
+async fn what_is_made_is_told_with_the_name_it_was_made_with(lab: &impl Lab) {
+    let (engine, neighbour) = (lab.engine(), lab.neighbour());
+    let mut events = engine.events();
+    assert_eq!(any(&mut events).await, EngineEvent::Connected);
+    neighbour.start(lab.order("g", &[]).await).await.unwrap();
+    let replica = engine.start(lab.order("f", &[]).await).await.unwrap();
+    let standby = engine.start_standby(standby_order()).await.unwrap();
+    assert_eq!(
+        any(&mut events).await,
+        EngineEvent::Created {
+            container: replica.container,
+            name: replica.replica,
+            function: Some(replica.function)
+        }
+    );
+    assert_eq!(
+        any(&mut events).await,
+        EngineEvent::Created { container: standby.container, name: standby.name, function: None }
+    );
+}
+
 async fn a_container_that_dies_at_once_is_told(lab: &impl Lab) {
     let engine = lab.engine();
     let mut events = engine.events();
@@ -345,7 +367,7 @@ async fn installations_do_not_see_each_other(lab: &impl Lab) {
     assert_eq!(lab.secrets_kept().await, 1, "a neighbour collects only its own");
     neighbour.prepare().await.unwrap();
     neighbour.stop(&theirs.container, GRACE).await.unwrap();
-    let Some(EngineEvent::Died { container, .. }) = events.next().await else {
+    let EngineEvent::Died { container, .. } = next(&mut events).await else {
         panic!("not a death")
     };
     assert_eq!(container, theirs.container, "the other's end was not told here");
@@ -489,6 +511,16 @@ async fn new_bytes_of_a_secret_reach_the_next_replica_only(lab: &impl Lab) {
     assert_eq!(lab.secrets_kept().await, 1);
 }
 
+/// The next event but for those of containers being made.
 async fn next(events: &mut BoxStream<'static, EngineEvent>) -> EngineEvent {
+    loop {
+        match any(events).await {
+            EngineEvent::Created { .. } => {}
+            event => return event,
+        }
+    }
+}
+
+async fn any(events: &mut BoxStream<'static, EngineEvent>) -> EngineEvent {
     timeout(PATIENCE, events.next()).await.expect("an event comes").expect("the stream never ends")
 }

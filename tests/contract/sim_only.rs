@@ -58,6 +58,7 @@ async fn delays_cost_virtual_time_only() {
     let began = Instant::now();
     let replica = engine.start(order).await.unwrap();
     assert_eq!(began.elapsed(), Duration::from_secs(600));
+    assert!(matches!(events.next().await, Some(EngineEvent::Created { .. })));
     lab.host.say(&replica.container, "later");
     assert_eq!(
         events.next().await,

@@ -37,9 +37,16 @@ pub(super) struct World {
     pub(super) host: SimHost,
     pub(super) engine: SimEngine,
     pub(super) catalog: Arc<Catalog>,
-    dispatch: Arc<Dispatch>,
-    shutdown: CancellationToken,
+    run: Run,
     _state: TempDir,
+}
+
+/// What of a provider ends with its process.
+struct Run {
+    cluster: Arc<Cluster>,
+    dispatch: Arc<Dispatch>,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
 }
 
 impl World {
@@ -67,47 +74,29 @@ impl World {
             max_replicas: 10,
         };
         let catalog = Arc::new(Catalog::open(&settings).unwrap());
-        let policy = Policy {
-            backoff_first: Duration::from_millis(5),
-            backoff_most: Duration::from_millis(20),
-            ..Policy::default()
-        };
-        let bounds = ParkingBounds { one: 1000, all: 10_000 };
-        let clock = Arc::new(SystemClock::start());
-        let cluster = Arc::new(Cluster::new(clock, policy, bounds));
-        let dispatch = Dispatch::new(
-            Arc::clone(&catalog),
-            Arc::clone(&cluster),
-            DispatchSettings {
-                head_timeout: Some(Duration::from_secs(10)),
-                cold_start_timeout: Duration::from_secs(10),
-            },
-        );
-        let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
-        let node = HostNode::new(None, Arc::new(engine.clone()), tasks.clone(), shutdown.clone());
-        let reconciler = Reconciler {
-            catalog: Arc::clone(&catalog),
-            cluster,
-            engine: Arc::new(engine.clone()),
-            node: Arc::new(node),
-            guests: None,
-            share: None,
-            settings: Settings {
-                pull: PullPolicy::Missing,
-                drain_timeout: Duration::from_secs(5),
-                stop_grace: Duration::from_secs(1),
-            },
-            tasks,
-            shutdown: shutdown.clone(),
-        };
-        tokio::spawn(reconciler.run());
-        let dispatch = Arc::new(dispatch);
-        Self { host, engine, catalog, dispatch, shutdown, _state: state }
+        let run = Run::start(&engine, &catalog);
+        Self { host, engine, catalog, run, _state: state }
+    }
+
+    /// The provider is killed, and another takes its place; what the engine was told to do goes on.
+    pub(super) async fn restart(&mut self) {
+        self.run.shutdown.cancel();
+        self.run.tasks.close();
+        self.run.tasks.wait().await;
+        self.run = Run::start(&self.engine, &self.catalog);
+    }
+
+    /// Resolves once a replica of `key` is being started.
+    pub(super) async fn has_ordered(&self, key: &FunctionKey) {
+        let mut changes = self.run.cluster.subscribe();
+        while self.run.cluster.phases(key).is_empty() {
+            changes.changed().await.expect("the cluster is there");
+        }
     }
 
     /// Somebody who calls functions.
     pub(super) fn caller(&self) -> Caller {
-        Caller { dispatch: Arc::clone(&self.dispatch) }
+        Caller { dispatch: Arc::clone(&self.run.dispatch) }
     }
 
     /// Every container there is.
@@ -130,6 +119,46 @@ impl World {
     }
 }
 
+impl Run {
+    fn start(engine: &SimEngine, catalog: &Arc<Catalog>) -> Self {
+        let policy = Policy {
+            backoff_first: Duration::from_millis(5),
+            backoff_most: Duration::from_millis(20),
+            ..Policy::default()
+        };
+        let bounds = ParkingBounds { one: 1000, all: 10_000 };
+        let clock = Arc::new(SystemClock::start());
+        let cluster = Arc::new(Cluster::new(clock, policy, bounds));
+        let dispatch = Dispatch::new(
+            Arc::clone(catalog),
+            Arc::clone(&cluster),
+            DispatchSettings {
+                head_timeout: Some(Duration::from_secs(10)),
+                cold_start_timeout: Duration::from_secs(10),
+            },
+        );
+        let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+        let node = HostNode::new(None, Arc::new(engine.clone()), tasks.clone(), shutdown.clone());
+        let reconciler = Reconciler {
+            catalog: Arc::clone(catalog),
+            cluster: Arc::clone(&cluster),
+            engine: Arc::new(engine.clone()),
+            node: Arc::new(node),
+            guests: None,
+            share: None,
+            settings: Settings {
+                pull: PullPolicy::Missing,
+                drain_timeout: Duration::from_secs(5),
+                stop_grace: Duration::from_secs(1),
+            },
+            tasks: tasks.clone(),
+            shutdown: shutdown.clone(),
+        };
+        tokio::spawn(reconciler.run());
+        Self { cluster, dispatch: Arc::new(dispatch), tasks, shutdown }
+    }
+}
+
 /// Calls functions through the provider's request path.
 pub(super) struct Caller {
     dispatch: Arc<Dispatch>,
@@ -145,7 +174,7 @@ impl Caller {
 
 impl Drop for World {
     fn drop(&mut self) {
-        self.shutdown.cancel();
+        self.run.shutdown.cancel();
     }
 }
 

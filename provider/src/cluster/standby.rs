@@ -186,6 +186,11 @@ impl Cluster {
         self.standbys.lock().entries.iter().any(is_it)
     }
 
+    /// Whether a standby container is known by the name it was made with.
+    pub(super) fn knows_standby_named(&self, name: &ReplicaId) -> bool {
+        self.standbys.lock().entries.iter().any(|entry| entry.name == *name)
+    }
+
     /// A standby container could not be started.
     pub fn standby_failed(&self, name: &ReplicaId, now: Moment) {
         let mut state = self.standbys.lock();

@@ -184,6 +184,15 @@ pub enum EngineEvent {
         /// For the log.
         reason: String,
     },
+    /// A container of ours was made, by whatever run of this provider: one that was killed may have sent its order already.
+    Created {
+        /// Which container.
+        container: ContainerId,
+        /// The name it was made with.
+        name: ReplicaId,
+        /// Whose replica it is; `None` for one that belongs to no function.
+        function: Option<FunctionKey>,
+    },
     /// A container's main process ended.
     Died {
         /// Which container.

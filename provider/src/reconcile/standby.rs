@@ -177,10 +177,10 @@ impl Reconciler {
     }
 
     /// Ends a container and what is known of its slots; tries again until the engine has done it.
-    async fn discard(&self, container: &ContainerId) {
+    pub(super) async fn discard(&self, container: &ContainerId) {
         let mut wait = STOP_RETRY_FIRST;
         while let Err(error) = self.engine.stop(container, GRACE).await {
-            warn!(%error, "standby container not stopped yet");
+            warn!(%error, "container not stopped yet");
             sleep(wait).await;
             wait = (wait * 2).min(STOP_RETRY_MOST);
         }

@@ -28,6 +28,17 @@ impl Reconciler {
                     error!(reason, "container engine lost; waiting for it");
                     self.cluster.set_engine_up(false);
                 }
+                // An order of a run that was killed came to pass after the list was made: nobody will ever use it.
+                EngineEvent::Created { container, name, function }
+                    if !self.cluster.knows(&name, function.as_ref()) =>
+                {
+                    info!(
+                        replica = name.0,
+                        "container that nobody of this run has ordered is removed"
+                    );
+                    self.spawn(|this| async move { this.discard(&container).await });
+                }
+                EngineEvent::Created { .. } => {}
                 EngineEvent::Died { container, exit_code } => {
                     self.cluster.died(&container, exit_code, self.now());
                 }

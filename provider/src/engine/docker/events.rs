@@ -15,7 +15,7 @@ use bollard::query_parameters::EventsOptionsBuilder;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use jiff::Timestamp;
 
-use super::super::{ContainerId, EngineError, EngineEvent};
+use super::super::{ContainerId, EngineError, EngineEvent, ReplicaId};
 use super::connection::{READ, classify, within};
 use super::{Inner, labels};
 
@@ -59,7 +59,7 @@ pub(super) fn stream(inner: Arc<Inner>) -> BoxStream<'static, EngineEvent> {
                     }
                 }
                 Phase::Subscribed(mut messages) => match messages.next().await {
-                    Some(Ok(message)) => match event(message) {
+                    Some(Ok(message)) => match event(message, &inner.run) {
                         Some(event) => return Some((event, (inner, Phase::Subscribed(messages)))),
                         None => Phase::Subscribed(messages),
                     },
@@ -94,27 +94,31 @@ async fn subscribe(inner: &Inner) -> Result<Messages, EngineError> {
     let mut filters: HashMap<String, Vec<String>> =
         labels::filter_installation(&inner.config.installation);
     filters.insert("type".to_owned(), vec!["container".to_owned()]);
-    filters.insert("event".to_owned(), vec!["die".to_owned(), "destroy".to_owned()]);
+    filters.insert(
+        "event".to_owned(),
+        vec!["create".to_owned(), "die".to_owned(), "destroy".to_owned()],
+    );
     let since = format!("{}.{:09}", now.as_second(), now.subsec_nanosecond());
     let options = EventsOptionsBuilder::default().since(&since).filters(&filters).build();
     Ok(docker.events(Some(options)).boxed())
 }
 
-fn event(message: EventMessage) -> Option<EngineEvent> {
+/// What a message means to the run of this provider called `run`.
+fn event(message: EventMessage, run: &str) -> Option<EngineEvent> {
     let actor = message.actor?;
-    if !actor.attributes.as_ref().is_some_and(labels::serves) {
-        return None;
-    }
+    let labels = actor.attributes?;
     let container = ContainerId(actor.id?);
     match message.action?.as_str() {
-        "die" => {
-            let exit_code = actor
-                .attributes
-                .and_then(|attributes| attributes.get("exitCode")?.parse().ok())
-                .unwrap_or(-1);
+        "create" => {
+            let function = labels::owner(&labels, run)?;
+            let name = ReplicaId(labels.get("name")?.clone());
+            Some(EngineEvent::Created { container, name, function })
+        }
+        "die" if labels::serves(&labels) => {
+            let exit_code = labels.get("exitCode").and_then(|code| code.parse().ok()).unwrap_or(-1);
             Some(EngineEvent::Died { container, exit_code })
         }
-        "destroy" => Some(EngineEvent::Removed { container }),
+        "destroy" if labels::serves(&labels) => Some(EngineEvent::Removed { container }),
         _ => None,
     }
 }

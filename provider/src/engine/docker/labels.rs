@@ -78,6 +78,17 @@ pub(super) fn serves(labels: &Labels) -> bool {
     labels.get(ROLE).is_some_and(|role| role == REPLICA || role == STANDBY)
 }
 
+/// Whose a container with `labels` is, where somebody must know of it: a replica's function, `None` for a standby container
+/// and for a helper that another run than `run` has left. No answer for what nobody needs to know of.
+pub(super) fn owner(labels: &Labels, run: &str) -> Option<Option<FunctionKey>> {
+    match labels.get(ROLE)?.as_str() {
+        REPLICA => revision(labels).map(|(function, _)| Some(function)),
+        STANDBY => Some(None),
+        FILL if labels.get(RUN).is_none_or(|of| of != run) => Some(None),
+        _ => None,
+    }
+}
+
 /// An engine filter that matches everything of `installation`.
 pub(super) fn filter_installation(installation: &str) -> HashMap<String, Vec<String>> {
     let pairs = [format!("{MANAGED}=true"), format!("{INSTALLATION}={installation}")];

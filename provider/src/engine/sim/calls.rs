@@ -13,6 +13,7 @@ use super::super::{
 };
 use super::host::{Signal, SimHost};
 use super::program::{Exit, Terminates};
+use super::standby::is_nobody;
 use super::world::{Log, World};
 
 impl SimHost {
@@ -82,6 +83,12 @@ impl SimHost {
         let program = programs(order);
         let exit = program.exit;
         let observed = world.add(installation, order, program);
+        let created = EngineEvent::Created {
+            container: observed.container.clone(),
+            name: order.replica.clone(),
+            function: Some(order.function.clone()).filter(|key| !is_nobody(key)),
+        };
+        self.happened(&world, Some((Arc::clone(installation), created)));
         drop(world);
         match exit {
             Some(Exit { after: Duration::ZERO, code }) => self.exit(&observed.container, code),

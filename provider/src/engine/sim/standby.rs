@@ -15,6 +15,8 @@ use super::host::SimHost;
 
 /// The image of standby containers.
 const IMAGE: &str = "hyperfaas-standby:1";
+/// The namespace of what standby containers are kept as.
+const NOBODY: &str = "hyperfaas-standby";
 /// Where the host's numbers of first processes begin.
 const FIRST_PROCESS: u32 = 1_000;
 /// The end of an archive, which is all there is of an empty one.
@@ -102,8 +104,13 @@ impl SimHost {
     }
 }
 
+/// Whether it is the function that standby containers are kept as.
+pub(super) fn is_nobody(function: &FunctionKey) -> bool {
+    function.namespace.as_str() == NOBODY
+}
+
 fn as_start_order(order: &StandbyOrder) -> StartOrder {
-    let namespace = Namespace::parse("hyperfaas-standby").expect("a valid name");
+    let namespace = Namespace::parse(NOBODY).expect("a valid name");
     StartOrder {
         replica: order.name.clone(),
         function: FunctionKey {
