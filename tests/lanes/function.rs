@@ -17,7 +17,7 @@ use crate::support::stack::binary;
 
 pub(super) const KEY: &str = "open sesame";
 /// Longest any step may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) async fn patiently<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, work).await.expect("nothing happened")

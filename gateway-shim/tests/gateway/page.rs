@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::support::{Server, USER, ask, backends, config, over_http, pair, provider, start};
 
 /// Longest wait for an event that has to come.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn credentials() -> String {
     format!("Basic {}", STANDARD.encode(format!("{}:{}", USER.0, USER.1)))

@@ -21,7 +21,7 @@ pub(crate) use client::{Answer, Client};
 pub(crate) use upstream::Upstream;
 
 /// Longest any step of a test may take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running watchdog; killed when dropped.
 pub(crate) struct Watchdog {
