@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::support::{PATIENCE, read_head, start, start_with, talk};
 use axum::Router;
 use axum::extract::ConnectInfo;
-use axum::routing::get;
+use axum::routing::{any, get};
 use hyperfaas_http::ServeLimits;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -55,6 +55,37 @@ async fn a_peer_that_sends_no_head_is_dropped() {
         assert!(ended.is_ok(), "{start:?}");
         assert!(!answer.starts_with(b"HTTP/1.1 2"), "{start:?}");
     }
+}
+
+/// Requests of every form, cut anywhere, with pauses in which connections let go of their buffers: each is answered, in order.
+#[tokio::test]
+async fn a_connection_that_was_idle_for_long_goes_on_as_if_it_had_not_been() {
+    let limits = ServeLimits { nap_after: Duration::from_millis(5), ..ServeLimits::default() };
+    let router = Router::new().route("/", any(async |body: String| format!("<{body}>")));
+    let server = start_with(router, limits);
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    const GET: &str = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+    const POST: &str = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nbody";
+    const CHUNKED: &str =
+        "POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n";
+    let whole = [GET, POST, CHUNKED, POST, GET, CHUNKED, GET].concat();
+    for cut in (1..whole.len()).step_by(7) {
+        for piece in [&whole[..cut], &whole[cut..]] {
+            stream.write_all(piece.as_bytes()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(15)).await;
+        }
+        for body in ["<>", "<body>", "<body>", "<body>", "<>", "<body>", "<>"] {
+            let head = timeout(PATIENCE, read_head(&mut stream)).await.unwrap();
+            assert!(head.starts_with("HTTP/1.1 200"), "cut at {cut}: {head}");
+            let mut answer = vec![0; body.len()];
+            timeout(PATIENCE, stream.read_exact(&mut answer)).await.unwrap().unwrap();
+            assert_eq!(answer, body.as_bytes(), "cut at {cut}");
+        }
+    }
+    drop(server);
+    let mut rest = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("closed at once").unwrap();
+    assert!(rest.is_empty());
 }
 
 #[tokio::test]
