@@ -93,7 +93,7 @@ struct Changed {
 pub(crate) async fn queue(State(gateway): State<Arc<Gateway>>) -> Response {
     let Some(queue) = &gateway.queue else { return not_found() };
     if !queue.refresh().await {
-        return plain(StatusCode::SERVICE_UNAVAILABLE, QueueError::Away.to_string());
+        return refused(&QueueError::Away);
     }
     let totals = queue.totals();
     let functions = functions(queue).await;
@@ -155,12 +155,12 @@ pub(crate) async fn dead(
     };
     let function = query.function.map(|function| gateway.metrics.full_name(&function));
     match queue.dead(after, function, limit.clamp(1, DEAD_SHOWN_MAX)).await {
-        Some(letters) => {
+        Ok(letters) => {
             let views =
                 letters.into_iter().map(|letter| view(letter.id, letter.head, letter.body_bytes));
             Json(views.collect::<Vec<_>>()).into_response()
         }
-        None => plain(StatusCode::INTERNAL_SERVER_ERROR, "the queue cannot be read"),
+        Err(error) => refused(&error),
     }
 }
 
@@ -170,7 +170,11 @@ pub(crate) async fn dead_letter(
     Path(id): Path<String>,
 ) -> Response {
     let Some((queue, id)) = gateway.queue.as_ref().zip(id.parse().ok()) else { return not_found() };
-    let Some(message) = queue.dead_letter(id).await else { return no_such_letter(id) };
+    let message = match queue.dead_letter(id).await {
+        Ok(Some(message)) => message,
+        Ok(None) => return no_such_letter(id),
+        Err(error) => return refused(&error),
+    };
     let headers = Some(shown(&message.head.headers));
     let body = Some(STANDARD.encode(&message.body));
     let view = DeadView { headers, body, ..view(id, message.head, message.body.len()) };
@@ -222,8 +226,9 @@ async fn change_all(
     let (mut after, mut changed) = (0, 0);
     let end = now_ms();
     loop {
-        let Some(letters) = queue.dead(after, function.clone(), DEAD_SHOWN).await else {
-            return plain(StatusCode::INTERNAL_SERVER_ERROR, "the queue cannot be read");
+        let letters = match queue.dead(after, function.clone(), DEAD_SHOWN).await {
+            Ok(letters) => letters,
+            Err(error) => return refused(&error),
         };
         let Some(last) = letters.last() else { break };
         after = last.id;
@@ -236,7 +241,7 @@ async fn change_all(
             match result {
                 Ok(true) => changed += 1,
                 Ok(false) => {}
-                Err(error) => return plain(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+                Err(error) => return refused(&error),
             }
         }
     }
@@ -247,8 +252,16 @@ fn changed_one(id: u64, changed: Result<bool, QueueError>) -> Response {
     match changed {
         Ok(true) => hyperfaas_http::error::empty(StatusCode::ACCEPTED),
         Ok(false) => no_such_letter(id),
-        Err(error) => plain(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+        Err(error) => refused(&error),
     }
+}
+
+fn refused(error: &QueueError) -> Response {
+    let status = match error {
+        QueueError::Read => StatusCode::INTERNAL_SERVER_ERROR,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    plain(status, error.to_string())
 }
 
 fn no_such_letter(id: u64) -> Response {

@@ -68,7 +68,7 @@ impl Disk {
         oldest.await.unwrap_or_default()
     }
 
-    /// As [`Queue::dead`].
+    /// As [`Queue::dead`]; `None` when the database fails.
     pub(super) async fn dead(
         &self,
         after: u64,
@@ -78,9 +78,9 @@ impl Disk {
         self.read(move |store| store.dead(after, function.as_deref(), limit)).await
     }
 
-    /// As [`Queue::dead_letter`].
-    pub(super) async fn dead_letter(&self, id: u64) -> Option<Message> {
-        self.read(move |store| store.dead_letter(id)).await.flatten()
+    /// As [`Queue::dead_letter`]; the outer `None` when the database fails.
+    pub(super) async fn dead_letter(&self, id: u64) -> Option<Option<Message>> {
+        self.read(move |store| store.dead_letter(id)).await
     }
 
     /// Due messages of `function` that are not `taken`, at most `limit`; `None` when the database fails.

@@ -87,6 +87,9 @@ pub(crate) enum QueueError {
     /// The disk, or the NATS server, refused.
     #[error("the call could not be kept")]
     Store,
+    /// The disk, or what is on it, cannot be read.
+    #[error("the queue cannot be read")]
+    Read,
     /// The NATS server does not answer.
     #[error("the queue cannot be reached")]
     Away,
@@ -244,22 +247,28 @@ impl Queue {
     }
 
     /// Up to `limit` dead letters with numbers above `after`, of `function` if given, oldest first.
+    ///
+    /// # Errors
+    /// [`QueueError::Read`] or [`QueueError::Away`].
     pub(crate) async fn dead(
         &self,
         after: u64,
         function: Option<String>,
         limit: usize,
-    ) -> Option<Vec<DeadLetter>> {
+    ) -> Result<Vec<DeadLetter>, QueueError> {
         match &self.backing {
-            Backing::Disk(disk) => disk.dead(after, function, limit).await,
+            Backing::Disk(disk) => disk.dead(after, function, limit).await.ok_or(QueueError::Read),
             Backing::Nats(nats) => nats.dead(after, function.as_deref(), limit).await,
         }
     }
 
     /// A dead letter; `None` when there is none of that number.
-    pub(crate) async fn dead_letter(&self, id: u64) -> Option<Message> {
+    ///
+    /// # Errors
+    /// [`QueueError::Read`] or [`QueueError::Away`].
+    pub(crate) async fn dead_letter(&self, id: u64) -> Result<Option<Message>, QueueError> {
         match &self.backing {
-            Backing::Disk(disk) => disk.dead_letter(id).await,
+            Backing::Disk(disk) => disk.dead_letter(id).await.ok_or(QueueError::Read),
             Backing::Nats(nats) => nats.dead_letter(id).await,
         }
     }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::keep::{NatsServer, borrowed, settings};
 use crate::later::{Lab, Reply, call, emptied, keeping, lab, next, ready, reply};
 use crate::program::Program;
-use crate::support::{Server, start};
+use crate::support::{Server, ask, start};
 
 /// How often each body was seen, once nothing waits any more.
 fn times(lab: &mut Lab) -> HashMap<String, usize> {
@@ -130,6 +130,24 @@ async fn a_gateway_starts_without_the_server_and_uses_it_once_it_is_there() {
         (answer.status, answer.body.as_str()),
         (StatusCode::SERVICE_UNAVAILABLE, "the queue cannot be reached\n")
     );
+    // What cannot be looked at is not said to be absent.
+    let dead = "/system/hyperfaas/async/dead";
+    for (method, path) in [
+        ("GET", dead.to_owned()),
+        ("DELETE", dead.to_owned()),
+        ("POST", format!("{dead}/redrive")),
+        ("GET", format!("{dead}/1")),
+        ("DELETE", format!("{dead}/1")),
+        ("POST", format!("{dead}/1/redrive")),
+    ] {
+        let request = http::Request::builder().method(method).uri(&path);
+        let answer = ask(&program.gateway, request, "").await;
+        assert_eq!(
+            (answer.status, answer.body.as_str()),
+            (StatusCode::SERVICE_UNAVAILABLE, "the queue cannot be reached\n"),
+            "{method} {path}"
+        );
+    }
     server.restart();
     ready(&program.gateway).await;
     put(&program.gateway, 0..1).await;

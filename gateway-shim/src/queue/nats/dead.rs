@@ -12,18 +12,18 @@ use crate::queue::message::{Head, Message};
 use crate::queue::store::{DeadLetter, Effect, NewMessage};
 
 impl Nats {
-    /// Up to `limit` dead letters with numbers above `after`, of `function` if given, oldest first.
+    /// Up to `limit` dead letters with numbers above `after`, of `function` if given, oldest first; fails while no server answers.
     pub(in crate::queue) async fn dead(
         &self,
         after: u64,
         function: Option<&str>,
         limit: usize,
-    ) -> Option<Vec<DeadLetter>> {
+    ) -> Result<Vec<DeadLetter>, QueueError> {
         let token = match function {
             None => "*".to_owned(),
             Some(function) => match names::token(function) {
                 Some(token) => token,
-                None => return Some(Vec::new()),
+                None => return Ok(Vec::new()),
             },
         };
         let subject = names::dead(&self.settings.stream, &token);
@@ -35,27 +35,43 @@ impl Nats {
                 letters.push(DeadLetter { id: after, head, body_bytes });
             }
         }
-        Some(letters)
+        Ok(letters)
     }
 
-    /// The first message with a number above `after`; the outer `None` when the server does not answer.
-    async fn next_dead(&self, after: u64, subject: &str) -> Option<Option<StreamMessage>> {
-        let link = self.link().ok()?;
+    /// The first message with a number above `after`.
+    async fn next_dead(
+        &self,
+        after: u64,
+        subject: &str,
+    ) -> Result<Option<StreamMessage>, QueueError> {
+        let link = self.link()?;
         let next = link.dead.raw_message_builder().sequence(after.saturating_add(1));
         match next.next_by_subject(subject).send().await {
-            Ok(message) => Some(Some(message)),
-            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Some(None),
+            Ok(message) => Ok(Some(message)),
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
             Err(error) => {
                 error!(error = chain(&error), "queue cannot be read");
-                None
+                Err(QueueError::Away)
             }
         }
     }
 
-    /// One dead letter.
-    pub(in crate::queue) async fn dead_letter(&self, id: u64) -> Option<Message> {
-        let found = self.link().ok()?.dead.get_raw_message(id).await.ok()?;
-        Message::decode(&found.payload).ok()
+    /// One dead letter; fails while no server answers.
+    pub(in crate::queue) async fn dead_letter(
+        &self,
+        id: u64,
+    ) -> Result<Option<Message>, QueueError> {
+        let found = self.raw(id).await?;
+        Ok(found.and_then(|found| Message::decode(&found.payload).ok()))
+    }
+
+    /// A dead letter as it is kept.
+    async fn raw(&self, id: u64) -> Result<Option<StreamMessage>, QueueError> {
+        match self.link()?.dead.get_raw_message(id).await {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(_) => Err(QueueError::Away),
+        }
     }
 
     /// Keeps `message`, which waited at `place`, as a dead letter; asked for again, it is kept once all the same.
@@ -73,14 +89,7 @@ impl Nats {
 
     /// Lets a dead letter wait again: first the new message, then the old one goes.
     pub(super) async fn redrive(&self, id: u64, now_ms: u64) -> Result<Effect, QueueError> {
-        let link = self.link()?;
-        let found = match link.dead.get_raw_message(id).await {
-            Ok(found) => found,
-            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => {
-                return Ok(Effect::Nothing);
-            }
-            Err(_) => return Err(QueueError::Away),
-        };
+        let Some(found) = self.raw(id).await? else { return Ok(Effect::Nothing) };
         let Ok(mut message) = Message::decode(&found.payload) else { return Ok(Effect::Nothing) };
         message.head.attempts = 0;
         message.head.accepted_ms = now_ms;
