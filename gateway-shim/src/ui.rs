@@ -13,9 +13,11 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, StatusCode};
 
-/// What the page may do: load its own files and talk to this gateway. `form-action` is closed since forms are sent by script.
+/// What the page may do: load its own files and talk to this gateway. `form-action` is closed since forms are sent by script. The
+/// hash is that of the one script in the page itself: it has to be there when nothing else could be loaded.
 const POLICY: HeaderValue = HeaderValue::from_static(
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; \
+    "default-src 'none'; script-src 'self' \
+     'sha256-0w6YS1U3I88STLKweu+5SY7uYHa4VVsn3d8FdalTvWs='; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; \
      form-action 'none'; frame-ancestors 'none'",
 );
 
@@ -87,6 +89,10 @@ fn takes_gzip(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    use sha2::{Digest, Sha256};
+
     use super::*;
 
     fn headers(name: http::HeaderName, value: &'static str) -> HeaderMap {
@@ -98,6 +104,22 @@ mod tests {
         assert!(FILES.iter().any(|file| file.path == "/ui/"));
         let size: usize = FILES.iter().map(|file| file.gzip.len()).sum();
         assert!(size < 34_000, "{size} bytes");
+    }
+
+    #[test]
+    fn the_policy_names_the_only_script_within_the_page() {
+        let page = FILES.iter().find(|file| file.path == "/ui/").unwrap();
+        let text = std::str::from_utf8(page.plain).unwrap();
+        let scripts: Vec<_> = text
+            .split("<script>")
+            .skip(1)
+            .map(|rest| STANDARD.encode(Sha256::digest(rest.split("</script>").next().unwrap())))
+            .collect();
+        assert_eq!(scripts.len(), 1);
+        assert!(
+            POLICY.to_str().unwrap().contains(&format!("'sha256-{}'", scripts[0])),
+            "{scripts:?}"
+        );
     }
 
     #[test]

@@ -77,6 +77,18 @@ async fn the_page_is_small_and_soon_there() {
     assert!(paints[LOADS / 2] < PAINT_MAX_MS, "median of {paints:?} ms");
 }
 
+/// A browser gives up what it loads when the host's addresses change, which a new container network does.
+#[tokio::test]
+async fn a_page_of_which_a_part_could_not_be_loaded_loads_again() {
+    let stack = Stack::start().await;
+    let browser = Browser::start().await;
+    browser.block(&["*/timeline.js"]).await;
+    browser.open(&stack.page()).await;
+    browser.until("document.querySelector('#link')?.textContent === 'connecting'").await;
+    browser.block(&[]).await;
+    browser.until("document.querySelector('#link')?.textContent === 'live'").await;
+}
+
 /// Uses no pointer: from the top of the page to the deployed function.
 async fn deploy_by_keyboard(browser: &Browser) {
     browser.tab_to("it.className === 'skip'").await;

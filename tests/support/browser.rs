@@ -180,6 +180,16 @@ impl Browser {
         }
     }
 
+    /// Lets loads of URLs that match one of `patterns` fail from now on, and no others.
+    pub(crate) async fn block(&self, patterns: &[&str]) {
+        for (command, parameters) in
+            [("Network.enable", json!({})), ("Network.setBlockedURLs", json!({ "urls": patterns }))]
+        {
+            let body = json!({ "cmd": command, "params": parameters });
+            self.send(Method::POST, "/goog/cdp/execute", Some(body)).await;
+        }
+    }
+
     /// What is to be seen, as a PNG.
     pub(crate) async fn screenshot(&self) -> Vec<u8> {
         let image = self.send(Method::GET, "/screenshot", None).await;
