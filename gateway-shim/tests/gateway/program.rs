@@ -6,7 +6,14 @@ use std::sync::mpsc;
 
 use http::{Request, StatusCode};
 
+use hyperfaas_http::serve::raise_open_files;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
 use crate::support::{Server, ask, provider, start};
+
+/// What an idle connection may take, in KiB: 10,000 of them under 100 MiB.
+const IDLE_MAX: f64 = 10.0;
 
 fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hyperfaas-gateway"));
@@ -63,6 +70,14 @@ impl Program {
         }
     }
 
+    /// Resident memory in KiB.
+    fn resident(&self) -> u32 {
+        let status = format!("/proc/{}/status", self.child.0.id());
+        let status = std::fs::read_to_string(status).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// `kill -9`.
     pub(crate) fn kill(mut self) {
         self.child.0.kill().unwrap();
@@ -117,4 +132,60 @@ async fn it_serves_until_it_is_asked_to_stop() {
         StatusCode::UNAUTHORIZED
     );
     assert!(program.stop());
+}
+
+/// `IDLE_CONNECTIONS=10000` for as many as docs/verification.md tells of.
+#[tokio::test]
+async fn idle_connections_take_little_memory() {
+    raise_open_files();
+    let count = std::env::var("IDLE_CONNECTIONS").ok().and_then(|count| count.parse().ok());
+    let count: u16 = count.unwrap_or(2000);
+    let provider = start(provider());
+    for has_asked in [false, true] {
+        let program = Program::start(provider.address, &[("read_timeout", "10m")]);
+        let before = program.resident();
+        let mut connections = Vec::new();
+        for _ in 0..count {
+            connections.push(TcpStream::connect(program.gateway.address).await.unwrap());
+        }
+        if has_asked {
+            for connection in &mut connections {
+                redirected(connection).await;
+            }
+        }
+        // The last is served, so that all have been accepted.
+        redirected(&mut connections[usize::from(count) - 1]).await;
+        let at_once = each(before, program.resident(), count);
+        let end = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+        let later = loop {
+            let now = each(before, program.resident(), count);
+            if now < IDLE_MAX {
+                break now;
+            }
+            assert!(tokio::time::Instant::now() < end, "{now:.1} KiB a connection");
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await; // nothing announces it
+        };
+        eprintln!(
+            "{count} connections, asked: {has_asked}; KiB each: {at_once:.1} at once, {later:.1} later; {before} KiB without"
+        );
+        for connection in connections.iter_mut().step_by(100) {
+            redirected(connection).await;
+        }
+        program.kill();
+    }
+}
+
+/// KiB for each of `count`.
+fn each(before: u32, now: u32, count: u16) -> f64 {
+    f64::from(now.saturating_sub(before)) / f64::from(count)
+}
+
+/// Asks for what the gateway answers by itself, and reads the answer.
+async fn redirected(connection: &mut TcpStream) {
+    connection.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(connection.read_u8().await.unwrap());
+    }
+    assert!(head.starts_with(b"HTTP/1.1 307"));
 }
