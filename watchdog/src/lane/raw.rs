@@ -8,7 +8,7 @@
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use hyper::Method;
@@ -47,6 +47,8 @@ struct Call<'a> {
     copy: Option<Vec<u8>>,
     /// Whether a frame is half out.
     in_frame: AtomicBool,
+    /// Bytes of the worker's that the provider has been sent, modulo 2³².
+    sent: AtomicU32,
 }
 
 /// How a request ended.
@@ -88,8 +90,8 @@ impl Lanes {
             && request.flags.has(Flags::REPEATABLE.with(Flags::ENDS))
             && request.length <= COPY_MAX;
         let copy = if is_kept { Some(inlet.exactly(stream, request.length).await?) } else { None };
-        let in_frame = AtomicBool::new(false);
-        let call = Call { stream, request, running, copy, in_frame };
+        let (in_frame, sent) = (AtomicBool::new(false), AtomicU32::new(0));
+        let call = Call { stream, request, running, copy, in_frame, sent };
         let limit = limit(&call.running, request);
         let (end, line) = call.run(inlet, line, limit.map(|(at, _)| at)).await?;
         if call.in_frame.load(Relaxed) {
@@ -99,8 +101,11 @@ impl Lanes {
         match end {
             End::Done(done) => {
                 finish(stream, inlet, &done, exchange, &call.running).await?;
+                // What the provider did not wait for is no part of its answer, and has passed it by.
+                let is_silent = done.heard == call.sent.load(Relaxed);
                 if let Some(relay) = call.running.mode.relay()
                     && done.flags.has(Flags::REUSABLE)
+                    && is_silent
                 {
                     relay.sockets.keep(line.socket, line.generation);
                 }
@@ -204,6 +209,7 @@ impl Call<'_> {
             let length = u32::try_from(count).unwrap_or(u32::MAX);
             let header = Header { length, ..Header::new(kind, self.request.id) };
             self.in_frame.store(true, Relaxed);
+            self.sent.fetch_add(length, Relaxed);
             match &duct {
                 Some(duct) => {
                     send(self.stream, &header, &[]).await?;
