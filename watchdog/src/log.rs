@@ -18,7 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use crate::guestlog;
+use crate::{guestlog, zone};
 
 /// Bytes waiting on one stream beyond which workers' pipes are read no further.
 const WORKER_HIGH: usize = 64 << 10;
@@ -65,7 +65,7 @@ impl Stream {
 
 static STDOUT: LazyLock<Output> = LazyLock::new(Output::default);
 static STDERR: LazyLock<Output> = LazyLock::new(Output::default);
-static ZONE: LazyLock<TimeZone> = LazyLock::new(|| TimeZone::try_system().unwrap_or(TimeZone::UTC));
+static ZONE: LazyLock<TimeZone> = LazyLock::new(|| zone::find(std::env::var("TZ").ok().as_deref()));
 
 /// See [`line!`]. In a guest's tasks all of this goes to the guest's own log instead.
 pub(crate) fn write_line(text: fmt::Arguments<'_>) {
