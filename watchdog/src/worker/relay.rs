@@ -354,6 +354,7 @@ fn is_repeatable(method: &Method) -> bool {
 
 fn access(status: StatusCode, length: Option<u64>, call_id: Option<String>) -> Access {
     let status = match status.canonical_reason() {
+        Some(_) if status == StatusCode::OK => "200 OK".to_owned(),
         Some(reason) => format!("{} {reason}", status.as_u16()),
         None => status.as_u16().to_string(),
     };
