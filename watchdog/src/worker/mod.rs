@@ -241,15 +241,16 @@ impl Worker {
         peer: IpAddr,
         exchange: Exchange,
     ) -> Response<Body> {
+        // Those that start a process are on the heap: the usual request does not carry room for them about.
         match self {
             Self::Classic { forker, settings } => {
-                buffered::classic(forker, settings, request, exchange).await
+                Box::pin(buffered::classic(forker, settings, request, exchange)).await
             }
             Self::Streaming { forker, content_type } => {
-                streaming::serve(forker, content_type, request, exchange).await
+                Box::pin(streaming::serve(forker, content_type, request, exchange)).await
             }
             Self::Serializing { forker, content_type } => {
-                buffered::serializing(forker, content_type, request, exchange).await
+                Box::pin(buffered::serializing(forker, content_type, request, exchange)).await
             }
             Self::Relay(relay) => relay.serve(request, peer, exchange).await,
             Self::Static(site) => {

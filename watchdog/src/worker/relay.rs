@@ -7,6 +7,7 @@
 //! Source: of-watchdog's http mode; `docs/watchdog.md` lists where we differ.
 
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -116,12 +117,16 @@ impl Relay {
             .is_some_and(|agent| agent.as_bytes().starts_with(b"kube-probe"));
         let method = parts.method.clone();
         let cell = inbound.fault_cell();
-        let work = self.exchange(parts, inbound, cell, !plan.is_stream);
-        let result = match plan.deadline {
-            Some(deadline) => {
-                tokio::time::timeout_at(deadline, work).await.unwrap_or(Err(RelayError::Deadline))
+        let result = {
+            // In one place from the beginning: it is large, and moving it costs more than what it does.
+            let mut work = pin!(self.exchange(parts, inbound, cell, !plan.is_stream));
+            match plan.deadline {
+                Some(deadline) => {
+                    let timed = tokio::time::timeout_at(deadline, work.as_mut()).await;
+                    timed.unwrap_or(Err(RelayError::Deadline))
+                }
+                None => work.as_mut().await,
             }
-            None => work.await,
         };
         let (response, flow) = match result {
             Ok(answered) => answered,
@@ -197,6 +202,16 @@ impl Relay {
                 return self.exchange_plain(parts, body).await;
             }
         }
+        // On the heap, so that the usual request does not carry room for it about.
+        Box::pin(self.exchange_by_client(parts, inbound, cell)).await
+    }
+
+    async fn exchange_by_client(
+        &self,
+        mut parts: Parts,
+        mut inbound: Inbound,
+        cell: FaultCell,
+    ) -> Result<(Response<()>, Flow), RelayError> {
         loop {
             let lease = self.owner.connection().await.map_err(RelayError::Unreachable)?;
             let again = (lease.is_reused && inbound.is_empty() && is_repeatable(&parts.method))
@@ -253,9 +268,19 @@ impl Relay {
             }
         };
         self.detour.store(DETOUR, Ordering::Relaxed);
-        let lease = self.owner.replayed(line, ahead).await.map_err(RelayError::Unreachable)?;
         let inbound = if body.is_empty() { Inbound::empty() } else { Inbound::whole(body) };
-        let asked = ask(lease, Request::from_parts(parts, inbound)).await;
+        Box::pin(self.replay(line, ahead, Request::from_parts(parts, inbound))).await
+    }
+
+    /// Lets a full client read the answer to `request`, which has been sent over `line`; `ahead` has been read of it.
+    async fn replay(
+        &self,
+        line: Line,
+        ahead: Bytes,
+        request: Request<Inbound>,
+    ) -> Result<(Response<()>, Flow), RelayError> {
+        let lease = self.owner.replayed(line, ahead).await.map_err(RelayError::Unreachable)?;
+        let asked = ask(lease, request).await;
         asked.unwrap_or_else(|error| Err(RelayError::Broken(error.into_error())))
     }
 
