@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::duct::Duct;
-use super::frames::{Inlet, send, write_all};
+use super::frames::{Inlet, pass, send, write_all};
 use super::{After, Lanes, bounce};
 use crate::exchange::{Access, Exchange};
 use crate::log::line;
@@ -28,6 +28,8 @@ use crate::worker::{Claim, Running};
 const CONNECT_PATIENCE: Duration = Duration::from_millis(500);
 /// Read from a worker at once, in bytes; the larger one in the middle of a large answer.
 const CHUNKS: (usize, usize) = (16 << 10, 64 << 10);
+/// Bytes still to come of a frame from which on they are not copied.
+const SPLICED_MIN: u32 = 64 << 10;
 /// Longest request that is kept to be sent again, in bytes: a head without a body.
 const COPY_MAX: u32 = 16 << 10;
 
@@ -168,6 +170,7 @@ impl Call<'_> {
     /// Moves the request to the worker; ends when the provider says that all is done.
     async fn up(&self, inlet: &mut Inlet, worker: &TcpStream) -> io::Result<Header> {
         let mut left = self.request.length;
+        let mut duct = None;
         // A worker may answer without reading everything; its answer still counts.
         let mut is_broken = false;
         if let Some(copy) = &self.copy {
@@ -176,6 +179,15 @@ impl Call<'_> {
         }
         loop {
             while left > 0 {
+                if left >= SPLICED_MIN && inlet.is_empty() && !is_broken {
+                    // Where no pipe is to be had it is copied.
+                    duct = duct.or_else(|| Duct::new().ok());
+                }
+                if let Some(pipe) = duct.as_ref().filter(|_| inlet.is_empty() && !is_broken) {
+                    let count = pass(pipe, self.stream, &mut left).await?;
+                    is_broken = pipe.drain(worker, count).await.is_err();
+                    continue;
+                }
                 let piece = inlet.piece(self.stream, &mut left).await?;
                 is_broken = is_broken || write_all(worker, piece).await.is_err();
             }
@@ -198,7 +210,7 @@ impl Call<'_> {
         loop {
             // A connection that is cut has an end like any other.
             let count = match &duct {
-                Some(duct) => Duct::fill(duct, &line.socket).await.unwrap_or(0),
+                Some(duct) => Duct::fill(duct, &line.socket, usize::MAX).await.unwrap_or(0),
                 None => read(&line.socket, &mut buffer, size).await.unwrap_or(0),
             };
             if count == 0 && is_first && line.is_reused && self.copy.is_some() {

@@ -138,7 +138,7 @@ pub(super) async fn hear(line: Line) -> Heard {
         match read_head(&mut bytes) {
             Head::Partial => {}
             Head::Plain(response, length, is_kept) => {
-                return Heard::Plain(response, Plain::new(line, bytes.freeze(), length, is_kept));
+                return Heard::Plain(response, Plain::new(line, &bytes.freeze(), length, is_kept));
             }
             Head::Other => break,
         }
@@ -223,7 +223,7 @@ fn says_close(value: &HeaderValue) -> bool {
 }
 
 impl Plain {
-    fn new(line: Line, bytes: Bytes, length: u64, is_kept: bool) -> Self {
+    fn new(line: Line, bytes: &Bytes, length: u64, is_kept: bool) -> Self {
         let count = usize::try_from(length).unwrap_or(usize::MAX).min(bytes.len());
         // What is behind the answer nobody asked for.
         let is_kept = is_kept && bytes.len() == count;
