@@ -51,8 +51,6 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 0)]
         port: u16,
     },
-    /// The reference function of fork modes: standard input to standard output.
-    Cat,
 }
 
 /// Options of `load`.

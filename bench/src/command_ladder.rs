@@ -54,7 +54,7 @@ pub(crate) async fn ladder(options: &Ladder, out: &Path) -> Result<()> {
         let connections = plan.connections.iter().copied().filter(|n| *n <= FORK_CONNECTIONS);
         let plan = Plan { connections: connections.collect(), ..plan.clone() };
         bar.reset();
-        let scene = Scene::fork(&others).await?;
+        let scene = Scene::fork(&others, !options.watchdogs_only).await?;
         let forks = visit(&scene.hops, &plan, &bar).await;
         climbed.fork = rows(&forks);
         visits.extend(forks);

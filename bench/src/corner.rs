@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::failure::{During, Failure, Result, failed};
+use crate::stack::binary;
 
 /// What every object of ours carries.
 const MANAGED: &str = "com.hyperfaas.managed=true";
@@ -58,7 +59,7 @@ impl Corner {
         format!("com.hyperfaas.installation={}-reference", self.name)
     }
 
-    /// Builds [`Corner::image`], with `watchdogs` below `/watchdogs/`, by their names.
+    /// Builds [`Corner::image`], with `watchdogs` below `/watchdogs/`, by their names, and `/cat` for fork modes.
     pub(crate) fn build_image(&self, watchdogs: &[(String, PathBuf)]) -> Result<()> {
         let context = tempfile::tempdir().during("making a folder")?;
         let put = |from: &Path, to: String| {
@@ -70,6 +71,7 @@ impl Corner {
         }
         let own = std::env::current_exe().during("finding this program")?;
         put(&own, "root/bench".to_owned())?;
+        put(&binary("bench-cat")?, "root/cat".to_owned())?;
         for (name, path) in watchdogs {
             put(path, format!("root/watchdogs/{name}"))?;
         }

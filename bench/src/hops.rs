@@ -83,17 +83,20 @@ impl Scene {
         Ok(scene)
     }
 
-    /// Our watchdog and the other ones that fork a process for each request.
-    pub(crate) async fn fork(others: &Others) -> Result<Self> {
+    /// Our watchdog and the other ones that fork a process for each request; and ours behind the provider if `is_whole`.
+    pub(crate) async fn fork(others: &Others, is_whole: bool) -> Result<Self> {
         let corner = Corner::new()?;
         let watchdogs = with_ours(&others.classics)?;
         corner.build_image(&watchdogs)?;
         let mut scene = Self::empty(corner);
         for (name, _) in &watchdogs {
-            let variables = [("mode", ""), ("upstream_url", ""), ("fprocess", "/bench cat")];
+            let variables = [("mode", ""), ("upstream_url", ""), ("fprocess", "/cat")];
             let container = scene.corner.run(&[&format!("/watchdogs/{name}")], &variables)?;
             let processes = vec![("watchdog+forks".to_owned(), container.pid)];
             scene.add(&format!("fork: {name}"), post(container.address, "/"), processes).await?;
+        }
+        if is_whole {
+            scene.whole_fork().await?;
         }
         Ok(scene)
     }
@@ -130,6 +133,28 @@ impl Scene {
             self.add(name, target, processes).await?;
         }
         self.programs = (Some(stack), Some(gateway));
+        Ok(())
+    }
+
+    async fn whole_fork(&mut self) -> Result<()> {
+        let stack = Stack::start(&self.corner, &[]).await?;
+        let fields = json!({
+            "envProcess": "/cat",
+            "envVars": { "mode": "", "upstream_url": "" },
+            "labels": { "com.openfaas.scale.max": "1" },
+        });
+        stack.deploy("forks", &self.corner.image(), fields).await?;
+        stack.until_available("forks", 1).await?;
+        let Some(replica) = self.corner.replicas("forks")?.into_iter().next() else {
+            return failed("the provider has started no container");
+        };
+        let forks = ("watchdog+forks".to_owned(), replica.pid);
+        let provider = ("provider".to_owned(), stack.provider.pid());
+        let (direct, path) = (post(replica.address, "/"), "/function/forks");
+        let lane = post(stack.provider_address, path);
+        self.add("fork: the provider's container, port 8080", direct, vec![forks.clone()]).await?;
+        self.add("fork: provider, over a lane", lane, vec![forks, provider]).await?;
+        self.programs = (Some(stack), None);
         Ok(())
     }
 

@@ -86,7 +86,6 @@ async fn run(command: &Command, out: &Path) -> Result<()> {
         Command::Report(options) => report::report(out, &options.to),
         Command::Check(options) => check::check(options).await,
         Command::Trace(options) => command_trace::trace(options),
-        Command::Cat => serve::cat().await,
         Command::Serve { port } => {
             let server = serve::Server::bind(*port).await?;
             command_load::say(&server.address().to_string());

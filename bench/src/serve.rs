@@ -15,7 +15,6 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use rustix::time::{ClockId, clock_gettime};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::failure::{During, Result};
@@ -90,11 +89,4 @@ fn burn(work: Duration) {
             std::hint::spin_loop();
         }
     }
-}
-
-/// What fork-per-request functions are measured with: standard input to standard output.
-pub(crate) async fn cat() -> Result<()> {
-    let mut input = Vec::new();
-    tokio::io::stdin().read_to_end(&mut input).await.during("reading standard input")?;
-    tokio::io::stdout().write_all(&input).await.during("writing standard output")
 }

@@ -243,6 +243,9 @@ pub struct Header {
     pub head: u32,
     /// The caller's own limit on the run time, in milliseconds; 0 for none.
     pub deadline_ms: u32,
+    /// Bytes of the answer that the provider has been given, modulo 2³²; of [`Kind::Done`]. Where the watchdog has sent more,
+    /// they came behind the answer, and its connection cannot be used again.
+    pub heard: u32,
     /// The request. Ids grow on a lane, so that what is still under way about an earlier one is known as such.
     pub id: u64,
     /// The epoch of the worker it is meant for; of requests.
@@ -278,6 +281,7 @@ impl Header {
             length: 0,
             head: 0,
             deadline_ms: 0,
+            heard: 0,
             id,
             epoch: 0,
         }
@@ -295,12 +299,13 @@ impl Header {
         bytes[8..12].copy_from_slice(&self.length.to_le_bytes());
         bytes[12..16].copy_from_slice(&self.head.to_le_bytes());
         bytes[16..20].copy_from_slice(&self.deadline_ms.to_le_bytes());
+        bytes[20..24].copy_from_slice(&self.heard.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.id.to_le_bytes());
         bytes[32..40].copy_from_slice(&self.epoch.to_le_bytes());
         bytes
     }
 
-    /// Reads a header. The four spare bytes are for newer versions and are not looked at.
+    /// Reads a header.
     ///
     /// # Errors
     /// [`FrameError`]; the lane cannot be understood any more then.
@@ -326,6 +331,7 @@ impl Header {
             length,
             head,
             deadline_ms: u32_at(bytes, 16),
+            heard: u32_at(bytes, 20),
             id: u64_at(bytes, 24),
             epoch: u64_at(bytes, 32),
         })
@@ -411,13 +417,14 @@ mod tests {
             length: 0x0001_0203,
             head: 0x0a,
             deadline_ms: 0x0b,
+            heard: 0x0e,
             epoch: 0x0d,
             ..Header::new(Kind::Request, 0x0c)
         };
         let bytes = header.encode();
         assert_eq!(bytes[..8], [1, 1, 3, 0, 1, 2, 3, 4]);
         assert_eq!(bytes[8..16], [3, 2, 1, 0, 10, 0, 0, 0]);
-        assert_eq!(bytes[16..32], [11, 0, 0, 0, 0, 0, 0, 0, 12, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(bytes[16..32], [11, 0, 0, 0, 14, 0, 0, 0, 12, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(bytes[32..], [13, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(Header::decode(&bytes), Ok(header));
     }
@@ -465,7 +472,6 @@ mod tests {
             frame[11] = 0;
             frame[14..16].fill(0);
             if let Ok(header) = Header::decode(&frame) {
-                frame[20..24].fill(0);
                 prop_assert_eq!(header.encode(), frame);
                 prop_assert!(header.length <= PAYLOAD_MAX && header.head <= header.length);
             }

@@ -33,7 +33,7 @@ const FAILED: u8 = 1;
 /// Exit code when the metrics port is taken, as in the originals.
 const METRICS_FAILED: u8 = 2;
 
-/// After this time what only the start needed is let go.
+/// After this time what the end of the start needed is let go, too.
 const SETTLED: Duration = Duration::from_secs(1);
 /// After this time without a request what only requests needed is let go. Shorter pauses are part of a load: its next request
 /// would pay for reading the program's pages again, some 100 µs.
@@ -181,6 +181,8 @@ impl App {
     async fn live(mut self, signals: &mut StopSignals) -> u8 {
         let books = self.books.clone();
         tokio::spawn(async move {
+            // Before the first request; what it needs comes back with it.
+            sys::trim();
             tokio::time::sleep(SETTLED).await;
             loop {
                 sys::trim();

@@ -41,6 +41,8 @@ pub(crate) enum Cut {
     Deadline,
     #[error("upstream: {0}")]
     Upstream(#[from] hyper::Error),
+    #[error("upstream: {0}")]
+    Worker(std::io::Error),
     #[error("file: {0}")]
     File(#[from] std::io::Error),
 }

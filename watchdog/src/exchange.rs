@@ -206,13 +206,15 @@ impl Drop for Exchange {
         self.claim = None;
         self.books.metrics.end(&self.method, self.code.unwrap_or(CLIENT_GONE), elapsed);
         if let Some(Access { status, length, call_id }) = self.access.take() {
+            let tenths_ms = (elapsed_us + 50) / 100;
             let call_id = call_id.map(|id| format!(" [{id}]")).unwrap_or_default();
             log::line!(
-                "{} {} - {status} - ContentLength: {} ({:.4}s){call_id}",
+                "{} {} - {status} - ContentLength: {} ({}.{:04}s){call_id}",
                 self.method,
                 self.target,
                 HumanSize(length),
-                elapsed.as_secs_f64()
+                tenths_ms / 10_000,
+                tenths_ms % 10_000
             );
         }
     }

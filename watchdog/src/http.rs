@@ -202,7 +202,7 @@ impl Server {
         }
         match request.uri().path() {
             "/_/health" => self.health(&request),
-            "/_/ready" => self.ready(request).await,
+            "/_/ready" => Box::pin(self.ready(request)).await,
             _ => self.function(request, peer).await,
         }
     }

@@ -41,6 +41,8 @@ impl FaultCell {
 /// A request's body.
 #[derive(Debug)]
 pub(crate) struct Inbound {
+    /// Read and given back; comes before what `source` has.
+    ahead: Bytes,
     source: Source,
     deadline: Option<Pin<Box<Sleep>>>,
     cell: FaultCell,
@@ -66,16 +68,16 @@ impl Inbound {
         }
         let cell = FaultCell(Some(Arc::default()));
         let deadline = patience.map(|patience| Box::pin(tokio::time::sleep(patience)));
-        Self { source: Source::Stream(incoming), deadline, cell }
+        Self { ahead: Bytes::new(), source: Source::Stream(incoming), deadline, cell }
     }
 
     pub(crate) const fn empty() -> Self {
-        Self { source: Source::Empty, deadline: None, cell: FaultCell(None) }
+        Self::of(Source::Empty)
     }
 
     /// A body that has already been read.
     pub(crate) const fn whole(bytes: Bytes) -> Self {
-        Self { source: Source::Whole(bytes), deadline: None, cell: FaultCell(None) }
+        Self::of(Source::Whole(bytes))
     }
 
     /// A body that comes through `pieces`, of `length` bytes if that is known.
@@ -83,11 +85,11 @@ impl Inbound {
         pieces: mpsc::Receiver<Result<Bytes, Fault>>,
         length: Option<u64>,
     ) -> Self {
-        Self {
-            source: Source::Lane { pieces, left: length },
-            deadline: None,
-            cell: FaultCell(None),
-        }
+        Self::of(Source::Lane { pieces, left: length })
+    }
+
+    const fn of(source: Source) -> Self {
+        Self { ahead: Bytes::new(), source, deadline: None, cell: FaultCell(None) }
     }
 
     /// Its length as the client declared it; `None` for a chunked one.
@@ -96,7 +98,7 @@ impl Inbound {
     }
 
     pub(crate) const fn is_empty(&self) -> bool {
-        matches!(self.source, Source::Empty)
+        self.ahead.is_empty() && matches!(self.source, Source::Empty)
     }
 
     /// A view of what went wrong that outlives the body.
@@ -117,6 +119,32 @@ impl Inbound {
                 }
             }
         }
+    }
+
+    /// All of it, if it is of known length, at most `max` bytes, and here already; else nothing is taken away.
+    ///
+    /// # Errors
+    /// A [`Fault`] that has shown by now.
+    pub(crate) async fn whole_if_here(&mut self, max: u64) -> Result<Option<Bytes>, Fault> {
+        let Some(length) = self.length().filter(|length| *length <= max) else { return Ok(None) };
+        let mut whole = Bytes::new();
+        while (whole.len() as u64) < length {
+            let piece = std::future::poll_fn(|cx| match Pin::new(&mut *self).poll_frame(cx) {
+                Poll::Ready(frame) => Poll::Ready(frame),
+                Poll::Pending => Poll::Ready(None),
+            });
+            match piece.await.transpose()?.map(Frame::into_data) {
+                Some(Ok(piece)) if whole.is_empty() => whole = piece,
+                Some(Ok(piece)) => whole = [whole, piece].concat().into(),
+                Some(Err(_)) => {}
+                None => {
+                    self.ahead = whole;
+                    return Ok(None);
+                }
+            }
+        }
+        self.source = Source::Empty;
+        Ok(Some(whole))
     }
 
     /// Reads everything into memory, as the modes that promise the whole body to the process must.
@@ -151,6 +179,9 @@ impl Body for Inbound {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        if !self.ahead.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.ahead)))));
+        }
         let incoming = match &mut self.source {
             Source::Empty => return Poll::Ready(None),
             Source::Whole(bytes) => {
@@ -191,6 +222,9 @@ impl Body for Inbound {
     }
 
     fn is_end_stream(&self) -> bool {
+        if !self.ahead.is_empty() {
+            return false;
+        }
         match &self.source {
             Source::Empty => true,
             Source::Whole(bytes) => bytes.is_empty(),
@@ -200,12 +234,14 @@ impl Body for Inbound {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.source {
-            Source::Empty => SizeHint::with_exact(0),
-            Source::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Source::Stream(incoming) => incoming.size_hint(),
-            Source::Lane { left, .. } => left.map_or_else(SizeHint::default, SizeHint::with_exact),
-        }
+        let rest = match &self.source {
+            Source::Empty => Some(0),
+            Source::Whole(bytes) => Some(bytes.len() as u64),
+            Source::Stream(incoming) => incoming.size_hint().exact(),
+            Source::Lane { left, .. } => *left,
+        };
+        let ahead = self.ahead.len() as u64;
+        rest.map_or_else(SizeHint::default, |rest| SizeHint::with_exact(rest + ahead))
     }
 }
 

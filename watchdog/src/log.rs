@@ -7,7 +7,7 @@
 //! Touches: descriptors 1 and 2, which are left in blocking mode since others may share them.
 
 use std::fmt;
-use std::io::Write as _;
+use std::fmt::Write as _;
 use std::os::fd::BorrowedFd;
 use std::sync::{LazyLock, Mutex, MutexGuard};
 use std::time::Duration;
@@ -18,7 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use crate::guestlog;
+use crate::{guestlog, zone};
 
 /// Bytes waiting on one stream beyond which workers' pipes are read no further.
 const WORKER_HIGH: usize = 64 << 10;
@@ -65,7 +65,7 @@ impl Stream {
 
 static STDOUT: LazyLock<Output> = LazyLock::new(Output::default);
 static STDERR: LazyLock<Output> = LazyLock::new(Output::default);
-static ZONE: LazyLock<TimeZone> = LazyLock::new(|| TimeZone::try_system().unwrap_or(TimeZone::UTC));
+static ZONE: LazyLock<TimeZone> = LazyLock::new(|| zone::find(std::env::var("TZ").ok().as_deref()));
 
 /// See [`line!`]. In a guest's tasks all of this goes to the guest's own log instead.
 pub(crate) fn write_line(text: fmt::Arguments<'_>) {
@@ -205,6 +205,16 @@ impl Output {
     }
 }
 
+/// Text behind other bytes.
+struct Text<'a>(&'a mut Vec<u8>);
+
+impl fmt::Write for Text<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+}
+
 /// Whether a piece can be written without blocking, within `patience`, which begins anew when a signal interrupts it.
 fn is_writable(fd: BorrowedFd<'_>, patience: Timespec) -> bool {
     let mut fds = [PollFd::new(&fd, PollFlags::OUT)];
@@ -274,6 +284,6 @@ impl Queue {
     }
 
     fn push_text_inline(&mut self, text: fmt::Arguments<'_>) {
-        self.bytes.write_fmt(text).expect("writing to memory cannot fail");
+        Text(&mut self.bytes).write_fmt(text).expect("writing to memory cannot fail");
     }
 }

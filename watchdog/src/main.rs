@@ -32,6 +32,7 @@ mod sys;
 mod user;
 mod watermark;
 mod worker;
+mod zone;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

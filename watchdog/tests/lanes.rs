@@ -83,6 +83,37 @@ fn the_first_answer_is_never_mixed_with_what_comes_behind_it() {
     lane.done(Flags::NONE, 200);
 }
 
+/// The word behind the answer has already left the worker's connection when the provider, which has not seen it, says that the
+/// answer is over.
+#[test]
+fn what_comes_between_an_answer_and_its_end_closes_the_connection() {
+    let (speak, order) = mpsc::channel::<()>();
+    let order = std::sync::Mutex::new(order);
+    let upstream = Upstream::new(move |seen, stream| {
+        let answered = stream.write_all(OK.as_bytes()).is_ok();
+        if seen.has("GET /late HTTP/1.1") {
+            order.lock().unwrap().recv().unwrap();
+            stream.write_all(b"HTTP/1.1").unwrap();
+        }
+        answered
+    });
+    let (_watchdog, _, mut lane) = relaying(&upstream, &[]);
+    let mut connections = Vec::new();
+    for target in ["/", "/late", "/"] {
+        lane.ask(&format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n"));
+        let answer = lane.data(|all| all.ends_with(b"ok"));
+        assert_eq!(answer, OK.as_bytes());
+        if target == "/late" {
+            speak.send(()).unwrap();
+            assert_eq!(lane.expect(Kind::Data).payload, b"HTTP/1.1");
+        }
+        lane.done_after(u32::try_from(answer.len()).unwrap(), Flags::REUSABLE, 200);
+        connections.push(upstream.seen().connection);
+    }
+    assert_eq!(connections[0], connections[1], "kept after an answer with nothing behind it");
+    assert_ne!(connections[1], connections[2], "closed, although the provider saw nothing wrong");
+}
+
 #[test]
 fn a_worker_that_speaks_after_its_answer_gets_no_second_request_on_that_connection() {
     let (speak, order) = mpsc::channel::<()>();

@@ -122,7 +122,7 @@ impl<'a> Call<'a> {
                 HeaderValue::try_from(address.ip().to_canonical().to_string()).ok()
             });
         }
-        lane.id += 1;
+        lane.begin();
         let Some(frame) = self.frame(&lane) else {
             let cause = "its head is too long for a lane".to_owned();
             lane.give_back();

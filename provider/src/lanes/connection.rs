@@ -93,6 +93,12 @@ impl Lane {
         }
     }
 
+    /// Begins the next request.
+    pub(super) fn begin(&mut self) {
+        self.id += 1;
+        self.inlet.heard = 0;
+    }
+
     /// The next frame about the present request.
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Frame>> {
         self.inlet.poll_frame(&self.stream, self.id, cx)
@@ -111,7 +117,8 @@ impl Lane {
         let mut frame = vec![0; HEADER_LEN];
         summary.write(&mut frame);
         let length = u32::try_from(frame.len() - HEADER_LEN).unwrap_or(NOTE_MAX);
-        let header = Header { flags, status, length, ..Header::new(Kind::Done, self.id) };
+        let heard = self.inlet.heard;
+        let header = Header { flags, status, length, heard, ..Header::new(Kind::Done, self.id) };
         frame[..HEADER_LEN].copy_from_slice(&header.encode());
         // The kernel has room for that unless the watchdog has stopped to read.
         self.stream.try_write(&frame).is_ok_and(|count| count == frame.len())
@@ -130,6 +137,8 @@ struct Inlet {
     buffer: BytesMut,
     /// The frame whose bytes come, and how many are missing.
     now: Option<(Header, usize)>,
+    /// Bytes of the present answer so far, modulo 2³².
+    heard: u32,
 }
 
 impl Inlet {
@@ -156,6 +165,7 @@ impl Inlet {
                 if is_stale {
                     continue;
                 }
+                self.heard = self.heard.wrapping_add(u32::try_from(count).unwrap_or(u32::MAX));
                 let is_last = self.now.is_none() && header.flags.has(Flags::ENDS);
                 return Poll::Ready(Ok(Frame::Data(bytes, is_last)));
             }

@@ -1,4 +1,4 @@
-//! Large answers, moved from one socket to another without passing through our memory.
+//! Large requests and answers, moved from one socket to another without passing through our memory.
 //!
 //! In: a socket with bytes. Out: the same bytes on another one.
 //! Always: the pipe in between is empty again before it is filled anew.
@@ -30,12 +30,12 @@ impl Duct {
         Ok(Self { mouth, end })
     }
 
-    /// Takes what comes on `from`; how many bytes, 0 at its end.
+    /// Takes what comes on `from`, at most `most` bytes; how many, 0 at its end.
     ///
     /// # Errors
     /// Of the socket.
-    pub(super) async fn fill(&self, from: &TcpStream) -> io::Result<usize> {
-        let take = || Ok(splice(from, None, &self.mouth, None, ROOM, FLAGS)?);
+    pub(super) async fn fill(&self, from: &TcpStream, most: usize) -> io::Result<usize> {
+        let take = || Ok(splice(from, None, &self.mouth, None, most.min(ROOM), FLAGS)?);
         loop {
             from.readable().await?;
             match from.try_io(Interest::READABLE, take) {

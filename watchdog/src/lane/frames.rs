@@ -10,6 +10,8 @@ use std::time::Duration;
 use hyperfaas_protocol::lane::{HEADER_LEN, Header};
 use tokio::net::TcpStream;
 
+use super::duct::Duct;
+
 /// Longest silence within a frame.
 const STALL: Duration = Duration::from_secs(10);
 /// Read at once, in bytes.
@@ -80,6 +82,11 @@ impl Inlet {
         Ok(())
     }
 
+    /// Whether all that was read has been used.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ahead().is_empty()
+    }
+
     /// Gives the buffer back if nothing is in it.
     pub(super) fn rest_if_idle(&mut self) {
         if self.ahead().is_empty() {
@@ -119,6 +126,19 @@ impl Inlet {
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+/// Takes some of the `left` bytes behind a header into `duct`, at least one; how many. Nothing must have been read ahead.
+pub(super) async fn pass(duct: &Duct, stream: &TcpStream, left: &mut u32) -> io::Result<usize> {
+    let most = usize::try_from(*left).unwrap_or(usize::MAX);
+    match tokio::time::timeout(STALL, duct.fill(stream, most)).await? {
+        Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
+        Ok(count) => {
+            *left -= u32::try_from(count).unwrap_or(*left);
+            Ok(count)
+        }
+        Err(error) => Err(error),
     }
 }
 

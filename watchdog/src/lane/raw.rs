@@ -8,7 +8,7 @@
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use hyper::Method;
@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::duct::Duct;
-use super::frames::{Inlet, send, write_all};
+use super::frames::{Inlet, pass, send, write_all};
 use super::{After, Lanes, bounce};
 use crate::exchange::{Access, Exchange};
 use crate::log::line;
@@ -28,6 +28,8 @@ use crate::worker::{Claim, Running};
 const CONNECT_PATIENCE: Duration = Duration::from_millis(500);
 /// Read from a worker at once, in bytes; the larger one in the middle of a large answer.
 const CHUNKS: (usize, usize) = (16 << 10, 64 << 10);
+/// Bytes still to come of a frame from which on they are not copied.
+const SPLICED_MIN: u32 = 64 << 10;
 /// Longest request that is kept to be sent again, in bytes: a head without a body.
 const COPY_MAX: u32 = 16 << 10;
 
@@ -47,6 +49,8 @@ struct Call<'a> {
     copy: Option<Vec<u8>>,
     /// Whether a frame is half out.
     in_frame: AtomicBool,
+    /// Bytes of the worker's that the provider has been sent, modulo 2³².
+    sent: AtomicU32,
 }
 
 /// How a request ended.
@@ -88,8 +92,8 @@ impl Lanes {
             && request.flags.has(Flags::REPEATABLE.with(Flags::ENDS))
             && request.length <= COPY_MAX;
         let copy = if is_kept { Some(inlet.exactly(stream, request.length).await?) } else { None };
-        let in_frame = AtomicBool::new(false);
-        let call = Call { stream, request, running, copy, in_frame };
+        let (in_frame, sent) = (AtomicBool::new(false), AtomicU32::new(0));
+        let call = Call { stream, request, running, copy, in_frame, sent };
         let limit = limit(&call.running, request);
         let (end, line) = call.run(inlet, line, limit.map(|(at, _)| at)).await?;
         if call.in_frame.load(Relaxed) {
@@ -99,8 +103,11 @@ impl Lanes {
         match end {
             End::Done(done) => {
                 finish(stream, inlet, &done, exchange, &call.running).await?;
+                // What the provider did not wait for is no part of its answer, and has passed it by.
+                let is_silent = done.heard == call.sent.load(Relaxed);
                 if let Some(relay) = call.running.mode.relay()
                     && done.flags.has(Flags::REUSABLE)
+                    && is_silent
                 {
                     relay.sockets.keep(line.socket, line.generation);
                 }
@@ -163,6 +170,7 @@ impl Call<'_> {
     /// Moves the request to the worker; ends when the provider says that all is done.
     async fn up(&self, inlet: &mut Inlet, worker: &TcpStream) -> io::Result<Header> {
         let mut left = self.request.length;
+        let mut duct = None;
         // A worker may answer without reading everything; its answer still counts.
         let mut is_broken = false;
         if let Some(copy) = &self.copy {
@@ -171,6 +179,15 @@ impl Call<'_> {
         }
         loop {
             while left > 0 {
+                if left >= SPLICED_MIN && inlet.is_empty() && !is_broken {
+                    // Where no pipe is to be had it is copied.
+                    duct = duct.or_else(|| Duct::new().ok());
+                }
+                if let Some(pipe) = duct.as_ref().filter(|_| inlet.is_empty() && !is_broken) {
+                    let count = pass(pipe, self.stream, &mut left).await?;
+                    is_broken = pipe.drain(worker, count).await.is_err();
+                    continue;
+                }
                 let piece = inlet.piece(self.stream, &mut left).await?;
                 is_broken = is_broken || write_all(worker, piece).await.is_err();
             }
@@ -193,7 +210,7 @@ impl Call<'_> {
         loop {
             // A connection that is cut has an end like any other.
             let count = match &duct {
-                Some(duct) => Duct::fill(duct, &line.socket).await.unwrap_or(0),
+                Some(duct) => Duct::fill(duct, &line.socket, usize::MAX).await.unwrap_or(0),
                 None => read(&line.socket, &mut buffer, size).await.unwrap_or(0),
             };
             if count == 0 && is_first && line.is_reused && self.copy.is_some() {
@@ -204,6 +221,7 @@ impl Call<'_> {
             let length = u32::try_from(count).unwrap_or(u32::MAX);
             let header = Header { length, ..Header::new(kind, self.request.id) };
             self.in_frame.store(true, Relaxed);
+            self.sent.fetch_add(length, Relaxed);
             match &duct {
                 Some(duct) => {
                     send(self.stream, &header, &[]).await?;

@@ -33,6 +33,27 @@ pub(crate) fn sniffed(status: StatusCode, body: impl Into<Bytes>) -> Response<Bo
 
 /// A number of seconds as OpenFaaS writes it in headers.
 pub(crate) fn seconds(duration: std::time::Duration) -> HeaderValue {
-    HeaderValue::try_from(format!("{:.6}", duration.as_secs_f64()))
+    let us = (duration.as_nanos() + 500) / 1000;
+    HeaderValue::try_from(format!("{}.{:06}", us / 1_000_000, us % 1_000_000))
         .expect("digits and a point are a header value")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn seconds_have_six_decimals_rounded_as_go_rounds() {
+        for (ns, text) in [
+            (0, "0.000000"),
+            (499, "0.000000"),
+            (500, "0.000001"),
+            (1_234_567_899, "1.234568"),
+            (999_999_999, "1.000000"),
+        ] {
+            assert_eq!(seconds(Duration::from_nanos(ns)), text);
+        }
+    }
 }

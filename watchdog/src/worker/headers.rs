@@ -13,6 +13,9 @@ use hyperfaas_protocol::duration::GoDuration;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+/// Headers that concern one connection, whether `Connection` names them or not.
+const HOP_BY_HOP: [HeaderName; 6] =
+    [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE, EXPECT];
 /// A shorter `exec_timeout` for one request.
 const X_TIMEOUT: HeaderName = HeaderName::from_static("x-timeout");
 /// Who called the caller.
@@ -38,7 +41,8 @@ pub(super) fn wants_stream(headers: &HeaderMap) -> bool {
 /// Removes what concerns only the connection it came over; with `upgrade` the request for a new protocol is kept.
 pub(super) fn strip(headers: &mut HeaderMap, upgrade: Option<HeaderValue>) {
     strip_answer(headers);
-    if !headers.get(TE).is_some_and(|value| has_token(value, "trailers")) {
+    let may_have_trailers = headers.keys().any(|name| [TE, TRAILER].contains(name));
+    if may_have_trailers && !headers.get(TE).is_some_and(|value| has_token(value, "trailers")) {
         headers.remove(TE);
         headers.remove(TRAILER);
     }
@@ -50,6 +54,10 @@ pub(super) fn strip(headers: &mut HeaderMap, upgrade: Option<HeaderValue>) {
 
 /// The same of an answer. `Trailer` stays, since the trailers themselves pass; the server sends them to whoever takes any.
 pub(super) fn strip_answer(headers: &mut HeaderMap) {
+    // Most messages have none, and a look at each name costs less than looking each of them up.
+    if !headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        return;
+    }
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
@@ -60,7 +68,7 @@ pub(super) fn strip_answer(headers: &mut HeaderMap) {
     for name in named {
         headers.remove(name);
     }
-    for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE, EXPECT] {
+    for name in &HOP_BY_HOP {
         headers.remove(name);
     }
 }

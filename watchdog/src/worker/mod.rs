@@ -17,6 +17,7 @@ mod media;
 mod output;
 mod owner;
 mod pieces;
+mod plain;
 mod pool;
 mod program;
 mod queue;
@@ -34,6 +35,7 @@ mod upgrade;
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -159,7 +161,9 @@ impl Worker {
                 });
                 let (upstream, settings) = (upstream.clone(), settings.clone());
                 let sockets = Sockets::new(clock);
-                Self::Relay(Arc::new(Relay { owner, upstream, settings, timeouts, sockets }))
+                let detour = AtomicU32::new(0);
+                let relay = Relay { owner, upstream, settings, timeouts, sockets, detour };
+                Self::Relay(Arc::new(relay))
             }
         })
     }
@@ -237,15 +241,16 @@ impl Worker {
         peer: IpAddr,
         exchange: Exchange,
     ) -> Response<Body> {
+        // Those that start a process are on the heap: the usual request does not carry room for them about.
         match self {
             Self::Classic { forker, settings } => {
-                buffered::classic(forker, settings, request, exchange).await
+                Box::pin(buffered::classic(forker, settings, request, exchange)).await
             }
             Self::Streaming { forker, content_type } => {
-                streaming::serve(forker, content_type, request, exchange).await
+                Box::pin(streaming::serve(forker, content_type, request, exchange)).await
             }
             Self::Serializing { forker, content_type } => {
-                buffered::serializing(forker, content_type, request, exchange).await
+                Box::pin(buffered::serializing(forker, content_type, request, exchange)).await
             }
             Self::Relay(relay) => relay.serve(request, peer, exchange).await,
             Self::Static(site) => {

@@ -12,17 +12,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use hyperfaas_protocol::control::OwnerState;
 use hyperfaas_protocol::moment::{Clock, SystemClock};
 use rustix::process::Signal;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::net::unix::pipe;
 use tokio::sync::{Notify, watch};
 
 use super::backoff::Backoff;
 use super::output;
+use super::plain::{Line, Replay};
 use super::pool::{Lease, Pool};
 use super::program::{ExecError, Program};
 use super::trap::{Sight, Trap};
@@ -224,8 +227,24 @@ impl Owner {
         }
     }
 
+    /// A client for `line`, over which its first request has been sent already; `ahead` has been read from it.
+    ///
+    /// # Errors
+    /// None in practice: nothing is sent or read.
+    pub(super) async fn replayed(&self, line: Line, ahead: Bytes) -> io::Result<Lease> {
+        let Line { socket, generation, .. } = line;
+        self.client(Replay::new(socket, ahead), generation).await
+    }
+
     async fn open(&self) -> io::Result<Lease> {
         let (stream, generation) = self.reached().await?;
+        self.client(stream, generation).await
+    }
+
+    async fn client<S>(&self, stream: S, generation: u64) -> io::Result<Lease>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let mut builder = http1::Builder::new();
         builder.title_case_headers(true).max_headers(HEADERS_MAX);
         let (sender, connection) =

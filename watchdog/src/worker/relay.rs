@@ -7,12 +7,13 @@
 //! Source: of-watchdog's http mode; `docs/watchdog.md` lists where we differ.
 
 use std::net::IpAddr;
-use std::pin::Pin;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use hyper::header::{
     CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue,
 };
@@ -22,17 +23,22 @@ use tokio::time::Instant;
 
 use super::answer::{self, DURATION, INTERNAL};
 use super::owner::Owner;
+use super::plain::{self, Heard, Line};
 use super::pool::Lease;
-use super::relayed::Relayed;
+use super::relayed::{Flow, Relayed};
 use super::sockets::Sockets;
 use super::{headers, upgrade};
-use crate::body::Body;
+use crate::body::{Body, Cut};
 use crate::config::{HttpSettings, Timeouts, Upstream};
 use crate::exchange::{Access, Exchange};
 use crate::inbound::{Fault, FaultCell, Inbound};
 use crate::log::line;
 
 const X_CALL_ID: HeaderName = HeaderName::from_static("x-call-id");
+
+/// Requests that go by way of the full client after one whose answer was not plain: most servers give the same kind each time, and
+/// a connection that changes hands costs more than it saves.
+const DETOUR: u32 = 64;
 
 /// Relays requests to one function's server.
 #[derive(Debug)]
@@ -41,8 +47,10 @@ pub(crate) struct Relay {
     pub(super) upstream: Upstream,
     pub(super) settings: HttpSettings,
     pub(super) timeouts: Timeouts,
-    /// Connections that lanes use.
+    /// Connections that lanes and plain requests use.
     pub(crate) sockets: Arc<Sockets>,
+    /// How many requests are still to go by way of the full client.
+    pub(super) detour: AtomicU32,
 }
 
 /// Why there is no answer to send on.
@@ -52,6 +60,8 @@ enum RelayError {
     Unreachable(std::io::Error),
     #[error("{0}")]
     Broken(hyper::Error),
+    #[error("{0}")]
+    Cut(Cut),
     /// The client looks at lengths only where a body follows, and our own server sends nothing of such an answer.
     #[error("the answer has several lengths")]
     Lengths,
@@ -107,27 +117,31 @@ impl Relay {
             .is_some_and(|agent| agent.as_bytes().starts_with(b"kube-probe"));
         let method = parts.method.clone();
         let cell = inbound.fault_cell();
-        let work = self.exchange(parts, inbound, cell);
-        let result = match plan.deadline {
-            Some(deadline) => {
-                tokio::time::timeout_at(deadline, work).await.unwrap_or(Err(RelayError::Deadline))
+        let result = {
+            // In one place from the beginning: it is large, and moving it costs more than what it does.
+            let mut work = pin!(self.exchange(parts, inbound, cell, !plan.is_stream));
+            match plan.deadline {
+                Some(deadline) => {
+                    let timed = tokio::time::timeout_at(deadline, work.as_mut()).await;
+                    timed.unwrap_or(Err(RelayError::Deadline))
+                }
+                None => work.as_mut().await,
             }
-            None => work.await,
         };
-        let (response, lease) = match result {
+        let (response, flow) = match result {
             Ok(answered) => answered,
             Err(error) => return self.refuse(&error, &plan, exchange),
         };
         exchange.answered(response.status().as_u16());
         if !is_probe {
-            exchange.log_at_end(access(&response, call_id));
+            exchange.log_at_end(access(response.status(), flow.left(), call_id));
         }
         match on_upgrade {
             Some(client) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 exchange.answered(200);
-                upgrade::join(client, response, lease, exchange)
+                upgrade::join(client, response, flow, exchange)
             }
-            _ => self.send_on(response, lease, (&method, &plan), exchange).await,
+            _ => self.send_on(response, flow, (&method, &plan), exchange).await,
         }
     }
 
@@ -141,7 +155,7 @@ impl Relay {
         };
         probe.remove(HOST);
         parts.headers = probe;
-        let work = self.exchange(parts, Inbound::empty(), FaultCell::default());
+        let work = self.exchange(parts, Inbound::empty(), FaultCell::default(), true);
         let limit = self.timeouts.exec.positive().unwrap_or(PROBE_PATIENCE);
         match tokio::time::timeout(limit, work).await {
             Ok(Ok((response, _))) => response.status(),
@@ -168,32 +182,44 @@ impl Relay {
         self.settings.log_call_id.then(id)
     }
 
-    /// Sends the request and waits for the head of the answer.
+    /// Sends the request and waits for the head of the answer. `may_be_plain`: neither a stream nor another protocol is asked for.
     async fn exchange(
         &self,
         mut parts: Parts,
         inbound: Inbound,
         cell: FaultCell,
-    ) -> Result<(Response<Incoming>, Lease), RelayError> {
+        may_be_plain: bool,
+    ) -> Result<(Response<()>, Flow), RelayError> {
         self.address(&mut parts)?;
         let mut inbound = if self.settings.buffer_body && !inbound.is_empty() {
             Inbound::whole(inbound.read_whole().await.map_err(RelayError::Inbound)?)
         } else {
             inbound
         };
+        if may_be_plain && plain::may_be(&parts.method) && self.is_way_plain() {
+            let whole = inbound.whole_if_here(plain::BODY_MAX).await;
+            if let Some(body) = whole.map_err(RelayError::Inbound)? {
+                return self.exchange_plain(parts, body).await;
+            }
+        }
+        // On the heap, so that the usual request does not carry room for it about.
+        Box::pin(self.exchange_by_client(parts, inbound, cell)).await
+    }
+
+    async fn exchange_by_client(
+        &self,
+        mut parts: Parts,
+        mut inbound: Inbound,
+        cell: FaultCell,
+    ) -> Result<(Response<()>, Flow), RelayError> {
         loop {
-            let mut lease = self.owner.connection().await.map_err(RelayError::Unreachable)?;
+            let lease = self.owner.connection().await.map_err(RelayError::Unreachable)?;
             let again = (lease.is_reused && inbound.is_empty() && is_repeatable(&parts.method))
                 .then(|| parts.clone());
-            let error =
-                match lease.sender.try_send_request(Request::from_parts(parts, inbound)).await {
-                    Ok(response) if has_one_length(response.headers()) => {
-                        return Ok((response, lease));
-                    }
-                    Ok(_) => return Err(RelayError::Lengths),
-                    Err(error) => error,
-                };
-            let mut error = error;
+            let mut error = match ask(lease, Request::from_parts(parts, inbound)).await {
+                Ok(answered) => return answered,
+                Err(error) => *error,
+            };
             if let Some(unsent) = error.take_message() {
                 (parts, inbound) = unsent.into_parts();
                 continue;
@@ -207,6 +233,55 @@ impl Relay {
                 _ => return Err(RelayError::Broken(error)),
             }
         }
+    }
+
+    /// Whether the answer may be expected to be plain.
+    fn is_way_plain(&self) -> bool {
+        let less = |left: u32| left.checked_sub(1);
+        self.detour.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_err()
+    }
+
+    /// The same for a request whose whole body is `body`, without a client unless the answer needs one.
+    async fn exchange_plain(
+        &self,
+        parts: Parts,
+        body: Bytes,
+    ) -> Result<(Response<()>, Flow), RelayError> {
+        let request = plain::compose(&parts, &body);
+        let is_repeatable = body.is_empty() && is_repeatable(&parts.method);
+        let (line, ahead) = loop {
+            let generation = self.owner.generation();
+            let kept = self.sockets.take(generation);
+            let is_reused = kept.is_some();
+            let (socket, generation) = match kept {
+                Some(socket) => (socket, generation),
+                None => self.owner.dial().await.map_err(RelayError::Unreachable)?,
+            };
+            if !plain::send(&socket, &request).await && is_reused {
+                continue;
+            }
+            let line = Line { socket, generation, sockets: self.sockets.clone() };
+            match plain::hear(line).await {
+                Heard::Plain(response, plain) => return Ok((response, Flow::Plain(plain))),
+                Heard::Other(_, ahead) if ahead.is_empty() && is_reused && is_repeatable => {}
+                Heard::Other(line, ahead) => break (line, ahead),
+            }
+        };
+        self.detour.store(DETOUR, Ordering::Relaxed);
+        let inbound = if body.is_empty() { Inbound::empty() } else { Inbound::whole(body) };
+        Box::pin(self.replay(line, ahead, Request::from_parts(parts, inbound))).await
+    }
+
+    /// Lets a full client read the answer to `request`, which has been sent over `line`; `ahead` has been read of it.
+    async fn replay(
+        &self,
+        line: Line,
+        ahead: Bytes,
+        request: Request<Inbound>,
+    ) -> Result<(Response<()>, Flow), RelayError> {
+        let lease = self.owner.replayed(line, ahead).await.map_err(RelayError::Unreachable)?;
+        let asked = ask(lease, request).await;
+        asked.unwrap_or_else(|error| Err(RelayError::Broken(error.into_error())))
     }
 
     /// Turns the request towards the upstream: its base in front of the path, a host if the client named none.
@@ -227,32 +302,31 @@ impl Relay {
 
     async fn send_on(
         &self,
-        response: Response<Incoming>,
-        lease: Lease,
+        response: Response<()>,
+        flow: Flow,
         (method, plan): (&Method, &Plan),
         exchange: Exchange,
     ) -> Response<Body> {
-        let (mut parts, mut incoming) = response.into_parts();
+        let (mut parts, ()) = response.into_parts();
         headers::strip_answer(&mut parts.headers);
         if !plan.is_stream {
             parts.headers.insert(DURATION, answer::seconds(exchange.elapsed()));
         }
         let untyped = !parts.headers.contains_key(CONTENT_TYPE)
             && !parts.headers.contains_key(CONTENT_ENCODING);
-        let mut first = None;
+        let mut relayed = Relayed::new(flow, plan.deadline.map(tokio::time::sleep_until));
         if untyped && *method != Method::HEAD {
-            first = match first_chunk(&mut incoming, plan.deadline).await {
-                Ok(first) => first,
-                Err(error) => return self.refuse(&error, plan, exchange),
-            };
-            if let Some(first) = &first {
-                let kind = HeaderValue::from_static(hyperfaas_protocol::sniff::content_type(first));
-                parts.headers.insert(CONTENT_TYPE, kind);
+            match relayed.peek().await {
+                Ok(Some(first)) => {
+                    let kind = hyperfaas_protocol::sniff::content_type(first);
+                    parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+                }
+                Ok(None) => {}
+                Err(Cut::Deadline) => return self.refuse(&RelayError::Deadline, plan, exchange),
+                Err(cut) => return self.refuse(&RelayError::Cut(cut), plan, exchange),
             }
         }
-        let deadline = plan.deadline.map(tokio::time::sleep_until);
-        let body = Body::relayed(Relayed::new(first, incoming, lease, deadline)).with(exchange);
-        Response::from_parts(parts, body)
+        Response::from_parts(parts, Body::relayed(relayed).with(exchange))
     }
 
     fn refuse(&self, error: &RelayError, plan: &Plan, mut exchange: Exchange) -> Response<Body> {
@@ -266,8 +340,15 @@ impl Relay {
             RelayError::Inbound(Fault::Malformed) | RelayError::Target => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
-            RelayError::Unreachable(_) | RelayError::Broken(_) | RelayError::Lengths => {
-                if plan.is_stream { StatusCode::BAD_GATEWAY } else { unreachable }
+            RelayError::Unreachable(_)
+            | RelayError::Broken(_)
+            | RelayError::Cut(_)
+            | RelayError::Lengths => {
+                if plan.is_stream {
+                    StatusCode::BAD_GATEWAY
+                } else {
+                    unreachable
+                }
             }
         };
         if let (RelayError::Deadline, Some(limit)) = (error, plan.exec_limit) {
@@ -296,13 +377,12 @@ fn is_repeatable(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE)
 }
 
-fn access(response: &Response<Incoming>, call_id: Option<String>) -> Access {
-    let status = response.status();
+fn access(status: StatusCode, length: Option<u64>, call_id: Option<String>) -> Access {
     let status = match status.canonical_reason() {
+        Some(_) if status == StatusCode::OK => "200 OK".to_owned(),
         Some(reason) => format!("{} {reason}", status.as_u16()),
         None => status.as_u16().to_string(),
     };
-    let length = hyper::body::Body::size_hint(response.body()).exact();
     Access {
         status,
         length: length.map_or(-1, |length| i64::try_from(length).unwrap_or(i64::MAX)),
@@ -310,19 +390,16 @@ fn access(response: &Response<Incoming>, call_id: Option<String>) -> Access {
     }
 }
 
-/// The first bytes of an answer without type; `None` when it has no body.
-async fn first_chunk(
-    incoming: &mut Incoming,
-    deadline: Option<Instant>,
-) -> Result<Option<Bytes>, RelayError> {
-    let frame =
-        std::future::poll_fn(|cx| hyper::body::Body::poll_frame(Pin::new(&mut *incoming), cx));
-    let frame = match deadline {
-        Some(deadline) => {
-            tokio::time::timeout_at(deadline, frame).await.map_err(|_| RelayError::Deadline)?
-        }
-        None => frame.await,
-    };
-    let frame = frame.transpose().map_err(RelayError::Broken)?;
-    Ok(frame.and_then(|frame| frame.into_data().ok()))
+/// Sends one request by way of a full client.
+async fn ask(
+    mut lease: Lease,
+    request: Request<Inbound>,
+) -> Result<Result<(Response<()>, Flow), RelayError>, Box<TrySendError<Request<Inbound>>>> {
+    let response = lease.sender.try_send_request(request).await?;
+    if !has_one_length(response.headers()) {
+        return Ok(Err(RelayError::Lengths));
+    }
+    let (parts, incoming) = response.into_parts();
+    let flow = Flow::Client { incoming, lease: Some(lease) };
+    Ok(Ok((Response::from_parts(parts, ()), flow)))
 }

@@ -5,7 +5,6 @@
 
 use std::io;
 
-use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue, UPGRADE};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper::{Response, StatusCode};
@@ -13,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 
 use super::headers;
-use super::pool::Lease;
+use super::relayed::Flow;
 use crate::body::Body;
 use crate::exchange::Exchange;
 use crate::guarded::Guarded;
@@ -23,15 +22,15 @@ use crate::log::line;
 /// Joins the client's connection and the function's, in the background, once the `101` is out.
 pub(super) fn join(
     client: OnUpgrade,
-    mut response: Response<Incoming>,
-    lease: Lease,
+    mut response: Response<()>,
+    flow: Flow,
     exchange: Exchange,
 ) -> Response<Body> {
     let function = hyper::upgrade::on(&mut response);
     guestlog::spawn(async move {
         let joined = async {
             let (client, function) = (client.await?, function.await?);
-            drop(lease);
+            drop(flow);
             // An abrupt end of either side is how most of these connections end.
             let _ = copy(client, function).await;
             Ok::<_, hyper::Error>(())

@@ -12,6 +12,8 @@ use crate::managed::KEY;
 pub(crate) struct Lane {
     pub(crate) stream: TcpStream,
     id: u64,
+    /// Bytes of the present answer.
+    heard: u32,
 }
 
 /// A frame as it came.
@@ -44,7 +46,7 @@ impl Lane {
 
     /// The same, to this worker and epoch.
     pub(crate) fn to(port: u16, worker: u8, epoch: u64) -> (Self, Header) {
-        let mut lane = Self { stream: dial(port), id: 0 };
+        let mut lane = Self { stream: dial(port), id: 0, heard: 0 };
         lane.write(&Greeting::new(worker, epoch, KEY).encode());
         let welcome = lane.frame().expect("a welcome").header;
         assert_eq!(welcome.kind, Kind::Welcome, "{welcome:?}");
@@ -63,6 +65,7 @@ impl Lane {
     /// The header of the next request.
     pub(crate) fn request(&mut self) -> Header {
         self.id += 1;
+        self.heard = 0;
         Header::new(Kind::Request, self.id)
     }
 
@@ -109,13 +112,18 @@ impl Lane {
         self.send(header, &payload);
     }
 
-    /// Says that the present request is over.
+    /// Says that the present request is over, and its answer all that has come.
     pub(crate) fn done(&mut self, flags: Flags, status: u16) {
+        self.done_after(self.heard, flags, status);
+    }
+
+    /// The same when only so many bytes had come by the time it was said.
+    pub(crate) fn done_after(&mut self, heard: u32, flags: Flags, status: u16) {
         let summary =
             Summary { method: b"GET", target: b"/path?q", call_id: b"id-1", content_length: 2 };
         let mut text = Vec::new();
         summary.write(&mut text);
-        self.send(Header { flags, status, ..self.about(Kind::Done) }, &text);
+        self.send(Header { flags, status, heard, ..self.about(Kind::Done) }, &text);
     }
 
     /// The next frame; `None` when the other side has closed.
@@ -128,6 +136,9 @@ impl Lane {
         let header = Header::decode(&bytes).unwrap();
         let mut payload = vec![0; usize::try_from(header.length).unwrap()];
         self.stream.read_exact(&mut payload).unwrap();
+        if header.kind == Kind::Data && header.id == self.id {
+            self.heard = self.heard.wrapping_add(header.length);
+        }
         Some(Frame { header, payload })
     }
 

@@ -85,6 +85,8 @@ fn serve(
 ) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let mut writer = stream;
+    // What is written is there, and not held back until the other side has spoken.
+    writer.set_nodelay(true).unwrap();
     while let Some(seen) = read_request(&mut reader, connection) {
         let is_kept = reply(&seen, &mut writer);
         let _ = sender.send(seen);
