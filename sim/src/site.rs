@@ -12,7 +12,7 @@ mod starts;
 mod step;
 mod worker;
 
-use hyperfaas_protocol::control::{Load, OwnerState, Watermark, WorkerState};
+use hyperfaas_protocol::control::{OwnerState, Watermark, WorkerState};
 
 use crate::chance::{Chance, Purpose};
 use crate::cpu::Quota;
@@ -53,7 +53,7 @@ pub enum Event {
 }
 
 /// What a provider hears.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Notice {
     /// The engine: the container runs.
     Started(Id),
@@ -66,7 +66,7 @@ pub enum Notice {
     /// The watchdog: on which side of its watermarks the container is.
     Marked(Id, Watermark),
     /// The watchdog: how much it has to do.
-    Load(Id, Box<Load>),
+    Load(Id, LoadTold),
     /// The engine: the container's main process ended.
     Died(Id),
     /// The engine: the container does not exist any more.
@@ -77,6 +77,19 @@ pub enum Notice {
     Bounced(Id),
     /// A connection: broken off after the request was taken.
     Lost(Id),
+}
+
+/// What a watchdog's load report says, as far as the provider decides by it: fields of `control::Load`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LoadTold {
+    /// Requests that are over, since it started.
+    pub served: u64,
+    /// Millicores used since the report before.
+    pub cpu_millicores: u64,
+    /// CPU time used since it started, µs.
+    pub cpu_us: u64,
+    /// Bytes used.
+    pub memory_bytes: u64,
 }
 
 /// A request on its way or being served.
@@ -92,6 +105,8 @@ pub struct Request {
     pub sent: Option<(Id, u8, u64)>,
     /// When.
     pub sent_at: Nanos,
+    /// Its place among those that the worker works on.
+    pub(crate) spot: usize,
 }
 
 /// What things cost on this site.
@@ -131,6 +146,8 @@ pub struct Site {
     pub(crate) used_by_the_gone: f64,
     pub(crate) books: Books,
     starts: Vec<u32>,
+    /// Room for jobs that have just ended.
+    done: Vec<u32>,
 }
 
 impl Site {
@@ -149,6 +166,7 @@ impl Site {
             used_by_the_gone: 0.0,
             books: Books::default(),
             starts: vec![0; nodes.len()],
+            done: Vec::new(),
         }
     }
 
@@ -179,7 +197,14 @@ impl Site {
 
     /// A request has come.
     pub fn arrive(&mut self, function: u32, work: Work, now: Nanos) -> Id {
-        self.requests.insert(Request { function, arrived: now, work, sent: None, sent_at: 0 })
+        self.requests.insert(Request {
+            function,
+            arrived: now,
+            work,
+            sent: None,
+            sent_at: 0,
+            spot: 0,
+        })
     }
 
     /// A request is over, whatever its outcome.
@@ -234,13 +259,15 @@ impl Site {
 
     fn set_speeds(&mut self, node: usize, now: Nanos) {
         let speed = self.nodes[node].speed();
-        for id in self.nodes[node].busy.clone() {
-            if let Some(container) = self.containers.at_mut(id) {
+        let busy = std::mem::take(&mut self.nodes[node].busy);
+        for id in &busy {
+            if let Some(container) = self.containers.at_mut(*id) {
                 // Whether it has used up its quota by now is its own event's business, which is due now then.
                 container.group.set_speed(speed, now);
-                self.schedule(id);
+                self.schedule(*id);
             }
         }
+        self.nodes[node].busy = busy;
     }
 
     fn schedule(&mut self, id: Id) {

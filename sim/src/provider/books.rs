@@ -29,8 +29,8 @@ pub struct Function {
     pub view: FunctionView,
     /// The containers of the view's replicas, in their order.
     pub(crate) containers: Vec<Id>,
-    /// Requests served when the last report of each came, and when that was.
-    pub(crate) served: Vec<Option<(u64, Moment)>>,
+    /// Requests served and CPU time used, µs, when the last report of each came, and when that was.
+    pub(crate) served: Vec<Option<(u64, u64, Moment)>>,
     /// What it was counted with on its nodes last.
     pub(crate) counted: Vec<Use>,
     pub(crate) seats: Vec<Seat>,
@@ -42,7 +42,12 @@ pub struct Function {
     /// The last round of planning it was part of.
     pub(crate) planned_in: u64,
     pub(crate) looked_at: Moment,
+    /// Whether it waits for a start.
+    pub(crate) is_hungry: bool,
+    /// When it is to be looked at.
     pub(crate) wake_at: Option<Moment>,
+    /// The moment of its entry in the queue of those.
+    pub(crate) queued_at: Option<Moment>,
 }
 
 impl Function {
@@ -67,7 +72,9 @@ impl Function {
             is_dirty: false,
             planned_in: u64::MAX,
             looked_at: Moment::ZERO,
+            is_hungry: false,
             wake_at: None,
+            queued_at: None,
         }
     }
 
@@ -93,14 +100,14 @@ impl Function {
     }
 
     /// What its containers use by now: the expected CPU in equal shares, and the memory of their reports.
-    pub(crate) fn uses(&self, now: Moment) -> Vec<Use> {
+    pub(crate) fn uses(&self, now: Moment) -> impl Iterator<Item = Use> {
         let cpu = millicores(self.used_each(now));
-        let of = |replica: &ReplicaView| Use {
-            node: usize::from(replica.node.0),
+        let of = move |replica: &ReplicaView| Use {
+            node: replica.node,
             cpu: if replica.phase == Phase::Ready { cpu } else { 0 },
             memory: replica.load.and_then(|load| load.memory).unwrap_or(0),
         };
-        self.view.replicas.iter().map(of).collect()
+        self.view.replicas.iter().map(of)
     }
 
     pub(crate) fn index_of(&self, container: Id) -> Option<usize> {

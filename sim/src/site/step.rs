@@ -1,9 +1,9 @@
 //! Requests in their workers, and what happens by itself.
 
-use hyperfaas_protocol::control::{Load, OwnerState, WorkerLoad, WorkerState};
+use hyperfaas_protocol::control::{OwnerState, WorkerState};
 
 use super::gauge::{LOOK, REPORT};
-use super::{Container, Event, LINK, Notice, Role, SAMPLE, Site};
+use super::{Container, Event, LINK, LoadTold, Notice, Role, SAMPLE, Site};
 use crate::queue::Nanos;
 use crate::slab::Id;
 
@@ -35,9 +35,11 @@ impl Site {
 
     fn run(&mut self, id: Id, worker: u8, request: Id, now: Nanos) {
         let Some(container) = self.containers.at_mut(id) else { return };
-        let Some(found) = self.requests.at(request) else { return };
+        let Some(found) = self.requests.at_mut(request) else { return };
         let before = container.group.running();
-        container.workers[usize::from(worker)].running.push(request);
+        let running = &mut container.workers[usize::from(worker)].running;
+        found.spot = running.len();
+        running.push(request);
         container.group.add(request.place(), found.work.cpu, now);
         self.settle(id, before, now);
     }
@@ -47,8 +49,7 @@ impl Site {
         let Some(container) = self.containers.at_mut(id) else { return };
         container.gauge.busy_at = now;
         if container.gauge.reported.is_none() {
-            let (served, time) = container.gauge.served;
-            container.gauge.reported = Some((container.group.used_total(now), served, time, now));
+            container.gauge.reported = Some((container.group.used_total(now), now));
             self.events.push(now + REPORT, Event::Report(id));
         }
     }
@@ -75,7 +76,7 @@ impl Site {
         container.due = None;
         let before = container.group.running();
         container.group.turn(now);
-        let mut done = Vec::new();
+        let mut done = std::mem::take(&mut self.done);
         while let Some(job) = container.group.take_done(now) {
             done.push(job);
         }
@@ -93,7 +94,7 @@ impl Site {
             self.events.push(now + LOOK, Event::Look(id));
         }
         self.settle(id, before, now);
-        for job in done {
+        for job in done.drain(..) {
             let Some(request) = self.requests.id(job) else { continue };
             let wait = self.requests.at(request).map_or(0, |found| found.work.wait);
             if wait == 0 {
@@ -102,24 +103,32 @@ impl Site {
                 self.events.push(now + wait, Event::Waited(request));
             }
         }
+        self.done = done;
     }
 
     fn answered(&mut self, request: Id, now: Nanos) {
         let Some(found) = self.requests.at(request) else { return };
-        let Some((id, _, _)) = found.sent else { return };
-        let took = now - found.arrived;
+        let Some((id, worker, _)) = found.sent else { return };
+        let spot = found.spot;
         let threads = self.profiles[found.function as usize].threads;
         let Some(container) = self.containers.at_mut(id) else { return };
-        let Some((worker, place)) = container.worker_of(request) else { return };
-        place.running.retain(|other| *other != request);
+        let place = &mut container.workers[usize::from(worker)];
+        if place.running.get(spot) != Some(&request) {
+            return; // it was lost with what worked on it
+        }
+        place.running.swap_remove(spot);
+        if let Some(moved) = place.running.get(spot)
+            && let Some(moved) = self.requests.at_mut(*moved)
+        {
+            moved.spot = spot;
+        }
         let next = threads
             .is_none_or(|most| place.running.len() < most as usize)
             .then(|| place.queued.pop_front())
             .flatten();
         let is_vacant = place.state == WorkerState::Draining && place.in_flight() == 0;
         let epoch = place.epoch;
-        container.gauge.served.0 += 1;
-        container.gauge.served.1 += took / 1000;
+        container.gauge.served += 1;
         container.gauge.busy_at = now;
         self.tell(now, Notice::Answered(request));
         if let Some(next) = next {
@@ -164,14 +173,11 @@ impl Site {
         let Some(container) = self.containers.at_mut(id).filter(|c| c.is_running()) else { return };
         let load = load(container, now);
         let is_idle = container.in_flight() == 0 && now - container.gauge.busy_at >= REPORT;
-        container.gauge.reported = (!is_idle).then(|| {
-            let (served, time) = container.gauge.served;
-            (container.group.used_total(now), served, time, now)
-        });
+        container.gauge.reported = (!is_idle).then(|| (container.group.used_total(now), now));
         if !is_idle {
             self.events.push(now + REPORT, Event::Report(id));
         }
-        self.tell(now + LINK, Notice::Load(id, Box::new(load)));
+        self.tell(now + LINK, Notice::Load(id, load));
     }
 }
 
@@ -180,30 +186,14 @@ impl Site {
     clippy::cast_sign_loss,
     reason = "rates far below 2^63, never negative"
 )]
-fn load(container: &Container, now: Nanos) -> Load {
-    let (served, time) = container.gauge.served;
+fn load(container: &Container, now: Nanos) -> LoadTold {
     let used = container.group.used_total(now);
-    let from = container.gauge.reported.unwrap_or((used, served, time, now));
-    let span = now.saturating_sub(from.3).max(1) as f64;
-    let worker = |index: usize| {
-        let worker = &container.workers[index];
-        WorkerLoad {
-            epoch: worker.epoch,
-            in_flight: worker.running.len() as u64,
-            queued: worker.queued.len() as u64,
-            ..WorkerLoad::default()
-        }
-    };
-    Load {
-        in_flight: container.in_flight() as u64,
-        served,
-        service_us: (time - from.2).checked_div(served - from.1),
-        cpu_millicores: Some(((used - from.0) / span * 1000.0) as u64),
-        cpu_max_millicores: container.cpu_quota().map(|cpus| (cpus * 1000.0) as u64),
-        throttled_periods: Some(container.group.throttled_periods()),
-        memory_bytes: Some(container.memory),
-        memory_max_bytes: container.memory_limit,
-        workers: Some([worker(0), worker(1)]),
-        ..Load::default()
+    let (before, since) = container.gauge.reported.unwrap_or((used, now));
+    let span = now.saturating_sub(since).max(1) as f64;
+    LoadTold {
+        served: container.gauge.served,
+        cpu_millicores: ((used - before) / span * 1000.0) as u64,
+        cpu_us: (used / 1e3) as u64,
+        memory_bytes: container.memory,
     }
 }
