@@ -88,7 +88,7 @@ fn one_event(criterion: &mut Criterion) {
     for others in [1, 100, 10_000] {
         let functions: Vec<_> = (0..=others).map(|index| function(index, 2)).collect();
         let mut budget =
-            Budget { starts: 4, specialisations: 8, nodes: vec![node()], offers: Vec::new() };
+            Budget { starts: 4, specialisations: 8, nodes: vec![node()], ..Budget::default() };
         criterion.bench_function(&format!("one event beside {others} functions"), |bencher| {
             bencher.iter(|| {
                 budget.nodes[0] = node();

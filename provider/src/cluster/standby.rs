@@ -446,6 +446,9 @@ impl Cluster {
         self.context.counters.pool(counts);
         debug!(?counts, "standby containers");
         self.standbys.changed.notify_one();
+        if counts.ready > 0 {
+            self.changed.notify_one(); // somebody may wait for it
+        }
     }
 }
 

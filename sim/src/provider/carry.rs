@@ -30,9 +30,13 @@ impl Provider {
             let function = &mut self.functions[*index as usize];
             let planned = plan_function(&function.view, &mut budget, &self.policy, now);
             function.view.scale = planned.scale;
-            if function.wake_at != planned.plan.wake_at {
-                function.wake_at = planned.plan.wake_at;
-                self.wakes.extend(planned.plan.wake_at.map(|at| Reverse((at, *index))));
+            // Others' visits go first; each of them for a few milliseconds.
+            let waits = planned.lacks.place && budget.specialisations == 0;
+            let again = waits.then(|| now.after(self.policy.answer_first_for));
+            let wake_at = planned.plan.wake_at.into_iter().chain(again).min();
+            if function.wake_at != wake_at {
+                function.wake_at = wake_at;
+                self.wakes.extend(wake_at.map(|at| Reverse((at, *index))));
             }
             self.planned_use = millicores(function.used_each(now));
             for action in planned.plan.actions {
@@ -93,6 +97,7 @@ impl Provider {
                 .saturating_sub(self.specialising.len()),
             nodes: self.nodes.views.clone(),
             offers: Vec::new(),
+            ..Budget::default()
         }
     }
 
