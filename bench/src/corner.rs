@@ -102,6 +102,18 @@ impl Corner {
         self.ids(function, "-q")?.split_whitespace().map(container).collect()
     }
 
+    /// The ids of all running containers of this corner's provider, standby ones among them.
+    pub(crate) fn running(&self) -> Result<Vec<String>> {
+        let installation = format!("label=com.hyperfaas.installation={}", self.name);
+        let text = docker(&["ps", "-q", "--filter", &installation])?;
+        Ok(text.split_whitespace().map(ToOwned::to_owned).collect())
+    }
+
+    /// A running container.
+    pub(crate) fn container(&self, id: &str) -> Result<Container> {
+        container(id)
+    }
+
     /// Whether `function` has no container at all, not even an ended one.
     pub(crate) fn is_at_zero(&self, function: &str) -> Result<bool> {
         Ok(self.ids(function, "-aq")?.trim().is_empty())
