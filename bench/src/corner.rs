@@ -60,6 +60,15 @@ impl Corner {
 
     /// Builds [`Corner::image`], with `watchdogs` below `/watchdogs/`, by their names.
     pub(crate) fn build_image(&self, watchdogs: &[(String, PathBuf)]) -> Result<()> {
+        self.build_image_of("", watchdogs)
+    }
+
+    /// The same with an ordinary user, so that it can be a guest.
+    pub(crate) fn build_users_image(&self) -> Result<()> {
+        self.build_image_of("USER app\n", &[])
+    }
+
+    fn build_image_of(&self, user: &str, watchdogs: &[(String, PathBuf)]) -> Result<()> {
         let context = tempfile::tempdir().during("making a folder")?;
         let put = |from: &Path, to: String| {
             let to = context.path().join(to);
@@ -76,7 +85,7 @@ impl Corner {
         let passwd = "root:x:0:0::/:/sbin/nologin\napp:x:1000:1000::/:/sbin/nologin\n";
         let dockerfile = format!(
             "FROM scratch\nCOPY root/ /\nENV mode=http upstream_url=http://127.0.0.1:{FUNCTION_PORT} \
-             fprocess=\"/bench serve --port {FUNCTION_PORT}\"\nCMD [\"/watchdogs/fwatchdog\"]\n"
+             fprocess=\"/bench serve --port {FUNCTION_PORT}\"\n{user}CMD [\"/watchdogs/fwatchdog\"]\n"
         );
         for (file, text) in [("root/etc/passwd", passwd), ("Dockerfile", &dockerfile)] {
             std::fs::write(context.path().join(file), text).during(format!("writing {file}"))?;

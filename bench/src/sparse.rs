@@ -90,7 +90,7 @@ pub(crate) async fn sparse(options: &cli::Sparse, out: &Path) -> Result<()> {
         ),
     ] {
         let corner = Corner::new()?;
-        corner.build_image(&[])?;
+        corner.build_users_image()?;
         // Without standby containers where they serve nobody.
         let is_shared = !ways.is_empty();
         let pool = if is_shared { "true" } else { "false" };

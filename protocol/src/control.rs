@@ -435,6 +435,13 @@ pub struct WorkerLoad {
     /// Mean time from arrival to the answer's last byte of those that ended since the report before, in microseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service_us: Option<u64>,
+    /// CPU used since the report before by its processes that still run and by what they have waited for, in thousandths of one
+    /// CPU; told of guests alone, from their second report on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_millicores: Option<u64>,
+    /// Memory that its processes have as their own, without files, in bytes; told of guests alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
 }
 
 /// Where the worker of the container's owner stands.

@@ -39,7 +39,7 @@ use cell::Cell;
 pub use cell::{Acquired, Parking};
 pub use counters::Counters;
 pub use decisions::Decision;
-pub use load::ReplicaLoad;
+pub use load::{Elsewhere, ReplicaLoad, Used};
 pub use loans::LoanOver;
 pub use queue::{Parked, ParkingBounds};
 pub use replica::{Route, Ticket, WorkerRef};

@@ -446,3 +446,42 @@ async fn standby_containers_that_return_come_before_owners_places_and_all_serve_
     }
     assert_eq!(stack.containers("owner"), [container]);
 }
+
+#[tokio::test]
+async fn what_a_guest_uses_is_its_functions_and_not_the_owners() {
+    let stack = stack(&[]).await;
+    let container = owner(&stack, "owner", json!({})).await;
+    stack.deploy("guest", probe_http_image(), guests_only(json!({}))).await;
+    serves(&stack, "guest").await;
+    let usage = async |name: &str| -> (f64, f64) {
+        let path = format!("/system/function/{name}?usage=1");
+        let answer = stack.system(Method::GET, &path, None).await;
+        let status: Value = answer.json().await.expect("JSON");
+        let number = |field: &str| status["usage"][field].as_f64().unwrap_or(0.0);
+        (number("cpu"), number("totalMemoryBytes"))
+    };
+    let is_over = Arc::new(AtomicBool::new(false));
+    let caller = {
+        let (http, is_over) = (stack.http.clone(), Arc::clone(&is_over));
+        let url = stack.gateway("/function/guest/zeros?count=50000000");
+        tokio::spawn(async move {
+            while !is_over.load(Ordering::Relaxed) {
+                let answer = http.get(&url).send().await.expect("an answer");
+                assert_eq!(answer.bytes().await.expect("a body").len(), 50_000_000);
+            }
+        })
+    };
+    stack
+        .eventually("the guest's part is told", async || {
+            let (cpu, memory) = usage("guest").await;
+            cpu > 10.0 && memory > 100_000.0
+        })
+        .await;
+    is_over.store(true, Ordering::Relaxed);
+    caller.await.expect("every request was answered");
+    let (_, guests) = usage("guest").await;
+    let (_, owners) = usage("owner").await;
+    assert!(guests > 100_000.0 && owners > 0.0, "{guests} {owners}");
+    stack.delete("guest").await;
+    nothing_is_lent(&stack, &container).await;
+}

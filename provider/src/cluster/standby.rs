@@ -436,6 +436,11 @@ impl Cluster {
         }
     }
 
+    /// The engine's name for a standby container, while it runs.
+    pub(super) fn standby_container(&self, name: &ReplicaId) -> Option<ContainerId> {
+        self.standbys.lock().find(name)?.host.as_ref().map(|host| host.container.clone())
+    }
+
     /// Has the pool looked at.
     pub(super) fn tend_again(&self) {
         self.standbys.changed.notify_one();
