@@ -37,6 +37,8 @@ pub(crate) enum Command {
     Cold(Cold),
     /// What an idle function holds in memory.
     Density(Density),
+    /// Functions that are hardly called: memory and latency with a container each, and from zero.
+    Sparse(Sparse),
     /// The scheduler by itself: its decisions' times, and simulated days.
     Scheduler(Scheduler),
     /// Results to a page with plots.
@@ -221,6 +223,26 @@ pub(crate) struct Density {
     /// Functions, one replica each.
     #[arg(long, default_value_t = 50)]
     pub(crate) functions: usize,
+    /// A further setting of the provider, as NAME=VALUE.
+    #[arg(long, value_parser = named)]
+    pub(crate) setting: Vec<(String, String)>,
+}
+
+/// Options of `sparse`.
+#[derive(Debug, Args)]
+pub(crate) struct Sparse {
+    /// Functions.
+    #[arg(long, default_value_t = 24)]
+    pub(crate) functions: usize,
+    /// Between two calls of one function.
+    #[arg(long, value_parser = duration, default_value = "60s")]
+    pub(crate) every: Duration,
+    /// How long, for each way.
+    #[arg(long, value_parser = duration, default_value = "5m")]
+    pub(crate) length: Duration,
+    /// After how long without a call a function goes back to zero, whole seconds.
+    #[arg(long, value_parser = duration, default_value = "5s")]
+    pub(crate) idle: Duration,
     /// A further setting of the provider, as NAME=VALUE.
     #[arg(long, value_parser = named)]
     pub(crate) setting: Vec<(String, String)>,

@@ -120,7 +120,8 @@ async fn start(name: &str, round: usize, corner: &Corner, stack: &Stack) -> Resu
     })
 }
 
-async fn call(name: &str, stack: &Stack) -> Result<f64> {
+/// One call of `name` through the gateway, on a connection of its own, ms.
+pub(crate) async fn call(name: &str, stack: &Stack) -> Result<f64> {
     let clock = SystemClock::start();
     let target = stack.function(name, "");
     let before = clock.now();

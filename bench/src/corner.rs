@@ -61,6 +61,15 @@ impl Corner {
 
     /// Builds [`Corner::image`], with `watchdogs` below `/watchdogs/`, by their names, and `/cat` for fork modes.
     pub(crate) fn build_image(&self, watchdogs: &[(String, PathBuf)]) -> Result<()> {
+        self.build_image_of("", watchdogs)
+    }
+
+    /// The same with an ordinary user, so that it can be a guest.
+    pub(crate) fn build_users_image(&self) -> Result<()> {
+        self.build_image_of("USER app\n", &[])
+    }
+
+    fn build_image_of(&self, user: &str, watchdogs: &[(String, PathBuf)]) -> Result<()> {
         let context = tempfile::tempdir().during("making a folder")?;
         let put = |from: &Path, to: String| {
             let to = context.path().join(to);
@@ -78,7 +87,7 @@ impl Corner {
         let passwd = "root:x:0:0::/:/sbin/nologin\napp:x:1000:1000::/:/sbin/nologin\n";
         let dockerfile = format!(
             "FROM scratch\nCOPY root/ /\nENV mode=http upstream_url=http://127.0.0.1:{FUNCTION_PORT} \
-             fprocess=\"/bench serve --port {FUNCTION_PORT}\"\nCMD [\"/watchdogs/fwatchdog\"]\n"
+             fprocess=\"/bench serve --port {FUNCTION_PORT}\"\n{user}CMD [\"/watchdogs/fwatchdog\"]\n"
         );
         for (file, text) in [("root/etc/passwd", passwd), ("Dockerfile", &dockerfile)] {
             std::fs::write(context.path().join(file), text).during(format!("writing {file}"))?;
@@ -102,6 +111,18 @@ impl Corner {
     /// The running containers of `function` of this corner's provider.
     pub(crate) fn replicas(&self, function: &str) -> Result<Vec<Container>> {
         self.ids(function, "-q")?.split_whitespace().map(container).collect()
+    }
+
+    /// The ids of all running containers of this corner's provider, standby ones among them.
+    pub(crate) fn running(&self) -> Result<Vec<String>> {
+        let installation = format!("label=com.hyperfaas.installation={}", self.name);
+        let text = docker(&["ps", "-q", "--filter", &installation])?;
+        Ok(text.split_whitespace().map(ToOwned::to_owned).collect())
+    }
+
+    /// A running container.
+    pub(crate) fn container(&self, id: &str) -> Result<Container> {
+        container(id)
     }
 
     /// Whether `function` has no container at all, not even an ended one.

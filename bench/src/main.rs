@@ -32,6 +32,7 @@ mod sample;
 mod scheduler;
 mod serve;
 mod shape;
+mod sparse;
 mod stack;
 mod timer;
 mod usage;
@@ -82,6 +83,7 @@ async fn run(command: &Command, out: &Path) -> Result<()> {
         Command::Burst(options) => command_burst::burst(options, out).await,
         Command::Cold(options) => cold::cold(options, out).await,
         Command::Density(options) => density::density(options, out).await,
+        Command::Sparse(options) => sparse::sparse(options, out).await,
         Command::Scheduler(options) => scheduler::scheduler(options, out).await,
         Command::Report(options) => report::report(out, &options.to),
         Command::Check(options) => check::check(options).await,

@@ -17,6 +17,7 @@ use crate::ladder::{Row, Spread};
 use crate::plot::Plot;
 use crate::record::{Record, read, read_table};
 use crate::scheduler::{Load, Moment, Scheduled, Simulated, nanoseconds};
+use crate::sparse::Sparse;
 
 /// What does not depend on results.
 const METHOD: &str = include_str!("method.md");
@@ -40,6 +41,10 @@ pub(crate) fn report(from: &Path, to: &Path) -> Result<()> {
     for (_, record) in read::<Held>(from, "density")? {
         page.push_str("\n## Memory of an idle function\n\n");
         density(&mut page, &record);
+    }
+    for (_, record) in read::<Sparse>(from, "sparse")? {
+        page.push_str("\n## Functions that are hardly called\n\n");
+        sparse(&mut page, &record);
     }
     for (_, record) in read::<Scheduled>(from, "scheduler")? {
         schedulers(from, &plots, &mut page, &record)?;
@@ -322,6 +327,33 @@ fn density(page: &mut String, record: &Record<Held>) {
         let _ = writeln!(page, "| {what} | {kib} |");
     }
     let _ = write!(page, "\n{} functions. ", held.functions);
+    circumstances(page, record);
+}
+
+fn sparse(page: &mut String, record: &Record<Sparse>) {
+    page.push_str(
+        "| | KiB in all | own | page cache | shims | provider | at most | containers | median ms | p99 ms | calls |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+    );
+    for way in &record.result.ways {
+        let _ = writeln!(
+            page,
+            "| {} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {:.1} | {:.1} | {:.1} | {} |",
+            way.name,
+            way.all_kib(),
+            way.own_kib,
+            way.cache_kib,
+            way.shims_kib,
+            way.provider_kib,
+            way.most_kib,
+            way.containers,
+            way.median_ms,
+            way.p99_ms,
+            way.calls
+        );
+    }
+    let Sparse { functions, every_s, .. } = &record.result;
+    let _ = write!(page, "\n{functions} functions, each called every {every_s:.0} s. ");
     circumstances(page, record);
 }
 

@@ -97,6 +97,12 @@ impl Group {
         let stat = self.memory.join("memory.stat");
         field(&stat, "total_rss").or_else(|| field(&stat, "anon"))
     }
+
+    /// Page cache that is charged to it, in bytes; each page is charged to whoever used it first.
+    pub(crate) fn cache(&self) -> Option<u64> {
+        let stat = self.memory.join("memory.stat");
+        field(&stat, "total_cache").or_else(|| field(&stat, "file"))
+    }
 }
 
 fn number(path: &Path) -> Option<u64> {

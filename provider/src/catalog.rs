@@ -15,6 +15,7 @@ use hyperfaas_protocol::openfaas::FunctionNamespace;
 use hyperfaas_protocol::{FunctionKey, FunctionName, Namespace};
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, watch};
+use tokio_util::task::TaskTracker;
 use tracing::info;
 
 pub use self::error::CatalogError;
@@ -27,6 +28,9 @@ mod namespaces;
 mod secrets;
 #[cfg(test)]
 mod tests;
+mod wakes;
+
+pub use self::wakes::Waking;
 
 /// A function as it should be.
 #[derive(Debug, Clone)]
@@ -70,6 +74,8 @@ pub struct Catalog {
     inner: Arc<Inner>,
     /// One permit: writers queue here and not on blocked threads.
     writer: Arc<Semaphore>,
+    /// Writes that nobody waits for.
+    tasks: TaskTracker,
 }
 
 #[derive(Debug)]
@@ -85,6 +91,7 @@ struct Inner {
     calls: AtomicU64,
     master_key: [u8; 32],
     changes: watch::Sender<u64>,
+    wakes: wakes::Wakes,
 }
 
 impl Catalog {
@@ -112,8 +119,10 @@ impl Catalog {
             calls: AtomicU64::new(FIRST_CALL),
             master_key: kept.master_key,
             changes: watch::Sender::new(0),
+            wakes: wakes::Wakes::default(),
         };
-        Ok(Self { inner: Arc::new(inner), writer: Arc::new(Semaphore::new(1)) })
+        let writer = Arc::new(Semaphore::new(1));
+        Ok(Self { inner: Arc::new(inner), writer, tasks: TaskTracker::new() })
     }
 
     /// The namespace of those who name none.
@@ -287,13 +296,22 @@ impl Inner {
 
     /// Durable, then in memory, then told.
     fn keep(&self, function: Function, revision: u64) -> Result<Arc<Function>, CatalogError> {
-        self.store.put_function(&function, revision)?;
+        let key = function.spec.key.clone();
+        self.keep_all(vec![function], revision)?;
+        self.current().get(&key).cloned().ok_or(CatalogError::FunctionUnknown(key))
+    }
+
+    /// The same for many: all of them, or none.
+    fn keep_all(&self, changed: Vec<Function>, revision: u64) -> Result<(), StoreError> {
+        if changed.is_empty() {
+            return Ok(());
+        }
+        self.store.put_functions(&changed, revision)?;
         self.revision.store(revision, Ordering::Relaxed);
-        let function = Arc::new(function);
         self.publish(|functions| {
-            functions.insert(function.spec.key.clone(), Arc::clone(&function));
+            functions.extend(changed.into_iter().map(|one| (one.spec.key.clone(), Arc::new(one))));
         });
-        Ok(function)
+        Ok(())
     }
 
     /// Puts a changed copy of the functions in place; readers keep the one they hold.

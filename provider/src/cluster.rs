@@ -39,7 +39,7 @@ use cell::Cell;
 pub use cell::{Acquired, Parking};
 pub use counters::Counters;
 pub use decisions::Decision;
-pub use load::ReplicaLoad;
+pub use load::{Elsewhere, ReplicaLoad, Used};
 pub use loans::LoanOver;
 pub use queue::{Parked, ParkingBounds};
 pub use replica::{Route, Ticket, WorkerRef};
@@ -51,6 +51,8 @@ const EARLY_DEATHS_MAX: usize = 256;
 /// Waiting requests that are let go at once to a worker whose limit nobody knows: enough for what waits on others, and no
 /// stampede for what computes.
 const RELEASE_MOST: u32 = 100;
+/// Images that are looked up at the same time before anybody needs them: the engine is to have time for whoever does.
+const LOOKUPS_AT_ONCE: usize = 2;
 /// Requests of one function, and of all, that may wait where nothing else is set.
 const BOUNDS: ParkingBounds = ParkingBounds { one: 1000, all: 10_000 };
 
@@ -65,6 +67,8 @@ pub struct Cluster {
     changed: Notify,
     /// Starts that the engine has not answered.
     starting: AtomicUsize,
+    /// Images that the engine has been asked for and has not told of.
+    asking: AtomicUsize,
     nodes: Mutex<Vec<NodeView>>,
     /// Containers whose end was heard of before the engine had answered their start.
     early_deaths: Mutex<VecDeque<(ContainerId, i64)>>,
@@ -134,6 +138,7 @@ impl Cluster {
             version: watch::Sender::new(0),
             changed: Notify::new(),
             starting: AtomicUsize::new(0),
+            asking: AtomicUsize::new(0),
             nodes: Mutex::new(vec![NodeView::default()]),
             early_deaths: Mutex::default(),
             standbys: standby::Standbys::default(),
@@ -301,21 +306,36 @@ impl Cluster {
         }
     }
 
+    /// Container starts that may begin at `now`.
+    pub fn starts_left(&self, now: Moment) -> usize {
+        // Visits take milliseconds, also of others' functions, if the engine leaves them the processor.
+        let go_first = self.tend_at(now).is_some();
+        let starts = if go_first { 0 } else { self.policy.starts_at_once };
+        starts.saturating_sub(self.starting.load(Ordering::Acquire))
+    }
+
     /// What all functions share, as far as it is left now.
     pub fn budget(&self) -> Budget {
-        let under_way = self.starting.load(Ordering::Acquire);
-        // Visits take milliseconds, also of others' functions, if the engine leaves them the processor.
-        let go_first = self.tend_at(self.context.clock.now()).is_some();
-        let starts = if go_first { 0 } else { self.policy.starts_at_once };
         Budget {
-            starts: starts.saturating_sub(under_way),
+            starts: self.starts_left(self.context.clock.now()),
             specialisations: self
                 .policy
                 .specialisations_at_once
                 .saturating_sub(self.visits_beginning()),
             hosts: Hosts::new(self.nodes()),
             offers: self.offers(),
+            is_reserved: false,
+            lookups: self
+                .context
+                .has_root
+                .get()
+                .map(|_| LOOKUPS_AT_ONCE.saturating_sub(self.asking.load(Ordering::Acquire))),
         }
+    }
+
+    /// Whether requests for `key` wait and nothing serves them, nor is about to in a place it does not own.
+    pub fn is_unserved(&self, key: &FunctionKey) -> bool {
+        self.find(key).is_some_and(|cell| cell.is_unserved())
     }
 
     /// Plans `key` as it is now, towards `wanted`; forgets a function that is neither wanted nor has replicas.
@@ -351,8 +371,10 @@ impl Cluster {
     /// Counts `action` as begun, before it runs. The new replica's name, and what it may use, are needed for a start.
     pub fn begin(&self, action: &Action, new_replica: Option<(ReplicaId, Grant)>, now: Moment) {
         self.context.counters.began(action);
-        if matches!(action, Action::Start { .. }) {
-            self.starting.fetch_add(1, Ordering::AcqRel);
+        match action {
+            Action::Start { .. } => drop(self.starting.fetch_add(1, Ordering::AcqRel)),
+            Action::Prepare { .. } => drop(self.asking.fetch_add(1, Ordering::AcqRel)),
+            _ => {}
         }
         self.cell(action.function()).begin(action, new_replica, now);
         match action {
@@ -381,6 +403,8 @@ impl Cluster {
         outcome: Result<Arc<Image>, Setback>,
         now: Moment,
     ) {
+        let less = |count: usize| Some(count.saturating_sub(1));
+        let _ = self.asking.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
         self.cell(key).prepared(revision, outcome, now);
         self.moved(key);
     }

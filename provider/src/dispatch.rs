@@ -17,7 +17,7 @@ use hyperfaas_protocol::moment::Moment;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
-use crate::catalog::{Catalog, Function};
+use crate::catalog::{Catalog, Function, Waking};
 use crate::cluster::{Acquired, Cluster, Parked, Parking, Ticket, WorkerRef};
 use crate::lanes::{self, LaneError};
 
@@ -75,7 +75,6 @@ pub struct Dispatch {
     cluster: Arc<Cluster>,
     settings: DispatchSettings,
     forwarding: ForwardOptions,
-    waking: tokio::sync::Mutex<()>,
 }
 
 impl Dispatch {
@@ -87,7 +86,7 @@ impl Dispatch {
             head_timeout: settings.head_timeout,
             fills_content_type: true,
         };
-        Self { catalog, cluster, settings, forwarding, waking: tokio::sync::Mutex::default() }
+        Self { catalog, cluster, settings, forwarding }
     }
 
     /// Sends `request` to a replica of `key` under `target`; a function at zero is woken.
@@ -178,8 +177,8 @@ impl Dispatch {
                     self.cluster.acquire(key, function.revision, &attempts.bounced)
             {
                 if function.replicas == 0 {
-                    // Served elsewhere meanwhile: from now on it is to have a replica again.
-                    self.function_awake(key).await?;
+                    // Served elsewhere meanwhile: from now on it is to have a replica again, which nobody waits for here.
+                    drop(self.wake(key));
                 }
                 return Ok(ticket);
             }
@@ -208,13 +207,11 @@ impl Dispatch {
             let worse = standing.changed();
             tokio::pin!(worse);
             worse.as_mut().enable();
-            // A function at zero is woken beside the wait: a guest may be ready before that is on disk.
+            // A function at zero is woken beside the wait: a guest may be ready before that is on disk, which is then written
+            // without this request.
             let function = tokio::select! {
                 function = self.function_awake(key) => function?,
-                ticket = parked.ticket() => {
-                    self.function_awake(key).await?;
-                    return ticket.ok_or(InvokeError::ColdStartTimeout);
-                }
+                ticket = parked.ticket() => return ticket.ok_or(InvokeError::ColdStartTimeout),
             };
             let deadline = match self.cluster.standing_of(key, function.revision) {
                 Acquired::Hopeless { reason } => return Err(InvokeError::Unavailable { reason }),
@@ -261,21 +258,22 @@ impl Dispatch {
         if function.replicas > 0 {
             return Ok(function);
         }
-        let _alone = self.waking.lock().await; // of many first requests, one writes
-        let function = self.catalog.function(key).ok_or(InvokeError::UnknownFunction)?;
-        if function.replicas > 0 {
-            return Ok(function);
+        let outcome = self.wake(key).ended().await;
+        match (self.catalog.function(key), outcome) {
+            (None, _) => Err(InvokeError::UnknownFunction),
+            (Some(function), Ok(())) => Ok(function),
+            (Some(_), Err(error)) => Err(InvokeError::Unavailable { reason: error.to_string() }),
         }
-        info!(function = %key, "waking a function at zero");
-        self.cluster.forgive(key);
-        let replicas = function.spec.initial_replicas();
-        if let Err(error) = self.catalog.scale(key.clone(), u64::from(replicas)).await {
-            return match self.catalog.function(key) {
-                None => Err(InvokeError::UnknownFunction),
-                Some(_) => Err(InvokeError::Unavailable { reason: error.to_string() }),
-            };
+    }
+
+    /// Begins to wake a function at zero, with its earlier failures forgotten: somebody asks for it anew.
+    fn wake(&self, key: &FunctionKey) -> Waking {
+        let waking = self.catalog.wake(key);
+        if waking.is_first {
+            info!(function = %key, "waking a function at zero");
+            self.cluster.forgive(key);
         }
-        self.catalog.function(key).ok_or(InvokeError::UnknownFunction)
+        waking
     }
 }
 

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use self::agenda::Agenda;
+use self::agenda::{Agenda, Room};
 use crate::catalog::{Catalog, Function};
 use crate::cluster::Cluster;
 use crate::engine::{Engine, PullPolicy};
@@ -110,29 +110,53 @@ impl Reconciler {
         let functions = self.catalog.snapshot();
         self.cluster.set_busy(self.node.busy(now));
         let mut budget = self.cluster.budget();
-        let due = agenda.due(&functions, self.cluster.take_dirty(), budget.starts, now);
+        let room = Room {
+            starts: budget.starts,
+            visits: budget.specialisations.min(budget.offers.len()),
+            lookups: budget.lookups.unwrap_or(0),
+        };
+        let mut due = agenda.due(&functions, self.cluster.take_dirty(), room, now);
+        if due.len() > 1 && room.visits > 0 {
+            // Those that nothing serves first, otherwise in the order in which they came.
+            due.sort_by_cached_key(|key| !self.cluster.is_unserved(key));
+        }
+        budget.is_reserved = agenda.has_unserved();
         let mut missing = Vec::new();
         for key in &due {
             let share = self.share.as_ref();
             let wanted = functions.get(key).map(|function| wanted(function, share));
             let revision = wanted.as_ref().map_or(0, |wanted| wanted.revision);
             let Some(planned) = self.cluster.plan(key, wanted, &mut budget, now) else { continue };
-            let FunctionPlan { plan, missing: count, missing_why, .. } = planned;
+            let FunctionPlan { plan, missing: count, missing_why, lacks, .. } = planned;
+            if lacks.place {
+                agenda.wait_for_place(key, self.cluster.is_unserved(key));
+            }
+            if lacks.lookup {
+                agenda.wait_for_lookup(key);
+            }
             plan.wake_at.into_iter().for_each(|at| agenda.look_at(key, at));
             plan.actions.iter().for_each(|action| self.begin(action));
             missing.extend(missing_why.map(|why| Missing { key, revision, count, why }));
         }
         let mut starts = Vec::new();
-        share_starts(&mut missing, budget.starts, &mut starts);
+        // Counted anew: visits that have just begun go before all starts.
+        let starts_left = self.cluster.starts_left(now);
+        share_starts(&mut missing, starts_left, &mut starts);
         starts.iter().for_each(|action| self.begin(action));
         missing.iter().filter(|one| one.count > 0).for_each(|one| agenda.wait_for_start(one.key));
         if !due.is_empty() {
             debug!(functions = due.len(), starts = starts.len(), "planned");
         }
+        // What waits for visits to begin is looked at again when these have had their time; whoever found no place, although some
+        // are left or others take long to begin, before that.
+        let is_left = budget.specialisations > 0 && !budget.offers.is_empty();
+        let again = if is_left { now } else { now.after(self.cluster.policy().answer_first_for) };
+        let may_come = is_left || (budget.specialisations == 0 && !budget.offers.is_empty());
+        let again = (agenda.wants_places() && may_come).then_some(again);
         // Those who had waited for a start and need none any more leave it to the next in turn.
-        let again = (starts.len() < budget.starts && agenda.is_anyone_starved()).then_some(now);
-        // Starts that wait for visits to begin are looked at again when these have had their time.
-        agenda.next().into_iter().chain(again).chain(self.cluster.tend_at(now)).min()
+        let in_turn = (starts.len() < starts_left && agenda.is_anyone_starved()).then_some(now);
+        let at = [agenda.next(), self.cluster.tend_at(now), again, in_turn];
+        at.into_iter().flatten().min()
     }
 
     /// The present moment, as all decisions have it.

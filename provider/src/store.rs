@@ -144,26 +144,31 @@ impl Store {
         Ok(kept)
     }
 
-    /// Keeps `function` and `revision`, the last one given out.
+    /// Keeps `functions`, all of them or none, and `revision`, the last one given out.
     ///
     /// # Errors
     /// [`StoreError`] when the database fails.
-    pub(crate) fn put_function(
+    pub(crate) fn put_functions(
         &self,
-        function: &Function,
+        functions: &[Function],
         revision: u64,
     ) -> Result<(), StoreError> {
-        let key = &function.spec.key;
-        let record = FunctionRecord {
-            deployment: FunctionDeployment::clone(&function.spec.deployment),
-            revision: function.revision,
-            replicas: function.replicas,
-            created_at: function.created_at,
-            updated_at: function.updated_at,
+        let row = |function: &Function| {
+            let record = FunctionRecord {
+                deployment: FunctionDeployment::clone(&function.spec.deployment),
+                revision: function.revision,
+                replicas: function.replicas,
+                created_at: function.created_at,
+                updated_at: function.updated_at,
+            };
+            encode(&record, &function.spec.key)
         };
-        let bytes = encode(&record, &key)?;
+        let rows: Vec<_> = functions.iter().map(row).collect::<Result<_, _>>()?;
         self.write(|write| {
-            write.open_table(FUNCTIONS)?.insert(row_key(key), bytes.as_slice())?;
+            let mut table = write.open_table(FUNCTIONS)?;
+            for (function, bytes) in functions.iter().zip(&rows) {
+                table.insert(row_key(&function.spec.key), bytes.as_slice())?;
+            }
             write.open_table(META)?.insert("revision", revision.to_le_bytes().as_slice())?;
             Ok(())
         })

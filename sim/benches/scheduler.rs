@@ -89,7 +89,7 @@ fn one_event(criterion: &mut Criterion) {
         let functions: Vec<_> = (0..=others).map(|index| function(index, 2)).collect();
         let hosts = Hosts::new(vec![node()]);
         let mut budget =
-            Budget { starts: 4, specialisations: 8, hosts: hosts.clone(), offers: Vec::new() };
+            Budget { starts: 4, specialisations: 8, hosts: hosts.clone(), ..Budget::default() };
         criterion.bench_function(&format!("one event beside {others} functions"), |bencher| {
             bencher.iter(|| {
                 budget.hosts.copy_from(&hosts);

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::support::stack::{Stack, docker, probe_http_image, probe_root_image};
+use super::standby::{names, pool};
+use crate::support::stack::{Stack, binary, docker, probe_http_image, probe_root_image};
 
 /// A provider without standby containers, so that a guest can only be in another function's.
 pub(super) async fn stack(settings: &[(&str, &str)]) -> Stack {
@@ -284,4 +285,205 @@ async fn who_is_not_let_in_is_told_why_once() {
     assert_eq!(busy.await.expect("joined").expect("an answer").status(), StatusCode::OK);
     let told = refused("guest").await;
     assert_eq!(told.iter().filter(|text| *text == "its owner has requests").count(), 1, "{told:?}");
+}
+
+/// A deployment without a label of its own that serves only as a guest.
+fn by_default(labels: Value) -> Value {
+    let variables = json!({ "prefix_logs": "false", "PROBE_FAIL": "at-home" });
+    json!({ "labels": labels, "envVars": variables })
+}
+
+/// Where it was specialised, by the decisions on it, oldest first.
+async fn places(stack: &Stack, name: &str) -> Vec<String> {
+    let all = decisions(stack, name).await;
+    let taken = all.iter().filter(|one| one["action"] == "specialise");
+    taken.filter_map(|one| one["place"].as_str().map(ToOwned::to_owned)).collect()
+}
+
+#[tokio::test]
+async fn the_operators_group_holds_for_those_who_name_none_and_not_for_those_who_opt_out() {
+    let stack = stack(&[("HYPERFAAS_SHARE", "house")]).await;
+    let fields = json!({ "envVars": { "prefix_logs": "false" } });
+    stack.deploy("owner", probe_http_image(), fields).await;
+    stack.available("owner", 1).await;
+    stack
+        .eventually("its root is there", async || {
+            stack.info().await["hyperfaas"]["roots"]["ready"].as_u64() > Some(0)
+        })
+        .await;
+    let container = stack.containers("owner").remove(0);
+
+    // Who opts out gets nobody's place, nor does who names another group; each is told why.
+    for (name, labels, reason) in [
+        ("alone", json!({ "com.hyperfaas.share": "" }), None),
+        (
+            "elsewhere",
+            json!({ "com.hyperfaas.share": "others" }),
+            Some("no other function of its share group has a container"),
+        ),
+    ] {
+        stack.deploy(name, probe_http_image(), by_default(labels)).await;
+        let request = stack.http.get(stack.gateway(&format!("/function/{name}/sleep?ms=0")));
+        let request = tokio::spawn(request.send());
+        stack
+            .eventually(
+                "its own container was tried, and it is told why there is no other",
+                async || {
+                    let all = decisions(&stack, name).await;
+                    let has = |reason: &str| all.iter().any(|one| one["trouble"] == reason);
+                    all.iter().any(|one| one["action"] == "start") && reason.is_none_or(has)
+                },
+            )
+            .await;
+        assert_eq!(places(&stack, name).await, [""; 0], "{name}");
+        assert_eq!(lent(&stack).await, 0);
+        request.abort();
+        stack.delete(name).await;
+    }
+
+    stack.deploy("guest", probe_http_image(), by_default(json!({}))).await;
+    serves(&stack, "guest").await;
+    assert_eq!(places(&stack, "guest").await, ["guest"]);
+    assert!(slots(&container) > 0);
+    stack.delete("guest").await;
+    nothing_is_lent(&stack, &container).await;
+
+    // An owner that opts out lends to nobody.
+    let alone = json!({ "labels": { "com.hyperfaas.share": "" } });
+    let body = json!({
+        "service": "owner", "image": probe_http_image(), "labels": alone["labels"]
+    });
+    let answer = stack.system(Method::PUT, "/system/functions", Some(body)).await;
+    assert!(answer.status().is_success());
+    stack
+        .eventually("its new container serves", async || {
+            stack.containers("owner").len() == 1 && stack.containers("owner")[0] != container
+        })
+        .await;
+    stack.deploy("late", probe_http_image(), by_default(json!({}))).await;
+    let request = stack.http.get(stack.gateway("/function/late/sleep?ms=0"));
+    let request = tokio::spawn(request.send());
+    stack
+        .eventually("it is told that nobody is there", async || {
+            let reason = "no other function of its share group has a container";
+            decisions(&stack, "late").await.iter().any(|one| one["trouble"] == reason)
+        })
+        .await;
+    assert_eq!(places(&stack, "late").await, [""; 0]);
+    request.abort();
+}
+
+#[test]
+fn a_share_group_that_is_no_name_is_refused_at_start_in_one_line() {
+    let state = tempfile::tempdir().expect("a directory");
+    for wrong in ["a b", "ä", &"x".repeat(64)] {
+        let output = std::process::Command::new(binary("hyperfaas-provider"))
+            .env("HYPERFAAS_STATE_DIR", state.path())
+            .env("HYPERFAAS_SHARE", wrong)
+            .env("basic_auth", "false")
+            .output()
+            .expect("it runs");
+        assert_eq!(output.status.code(), Some(64), "{wrong}: {output:?}");
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8(said).expect("text");
+        let about: Vec<_> = said.lines().filter(|line| line.contains("HYPERFAAS_SHARE")).collect();
+        assert_eq!(about.len(), 1, "{said}");
+        assert!(about[0].contains("must be at most 63 letters, digits"), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+}
+
+/// Two standby containers wait and three functions ask at once: two get those, the third an owner's place; twice, so that what came
+/// back serves again.
+#[tokio::test]
+async fn standby_containers_that_return_come_before_owners_places_and_all_serve_one_after_another()
+{
+    let settings = [
+        ("HYPERFAAS_SHARE", "house"),
+        ("HYPERFAAS_STANDBY_MIN", "2"),
+        ("HYPERFAAS_STANDBY_MAX", "2"),
+        ("HYPERFAAS_STANDBY_RETURN", "true"),
+    ];
+    let stack = stack(&settings).await;
+    stack.deploy("owner", probe_http_image(), json!({})).await;
+    stack.available("owner", 1).await;
+    let container = stack.containers("owner").remove(0);
+    let mut users = HashSet::new();
+    for round in 1..=2 {
+        stack
+            .eventually("its root is there, and two wait", async || {
+                stack.info().await["hyperfaas"]["roots"]["ready"].as_u64() > Some(0)
+                    && (pool(&stack, "ready").await, pool(&stack, "leaving").await) == (2, 0)
+                    && (pool(&stack, "taken").await, pool(&stack, "starting").await) == (0, 0)
+            })
+            .await;
+        // Names of their own: what was decided for a function that has gone is told until its last container has.
+        let guests = ["one", "two", "three"].map(|name| format!("{name}-{round}"));
+        for name in &guests {
+            stack.deploy(name, probe_http_image(), by_default(json!({}))).await;
+        }
+        let [one, two, three] = &guests;
+        let told = tokio::join!(who(&stack, one), who(&stack, two), who(&stack, three));
+        let mut taken = Vec::new();
+        for ((user, told), name) in [told.0, told.1, told.2].into_iter().zip(&guests) {
+            assert_eq!(&told, name);
+            assert!(users.insert(user), "a new user each: {user}");
+            taken.extend(places(&stack, name).await);
+        }
+        taken.sort();
+        assert_eq!(taken, ["guest", "standby", "standby"]);
+        assert_eq!(who(&stack, "owner").await, (1001, "owner".to_owned()));
+        for name in &guests {
+            stack.delete(name).await;
+        }
+        nothing_is_lent(&stack, &container).await;
+        stack
+            .eventually("both wait again", async || {
+                stack.log().matches("standby container waits again").count() == 2 * round
+            })
+            .await;
+    }
+    for standby in names(&stack) {
+        assert_eq!(slots(&standby), 0);
+    }
+    assert_eq!(stack.containers("owner"), [container]);
+}
+
+#[tokio::test]
+async fn what_a_guest_uses_is_its_functions_and_not_the_owners() {
+    let stack = stack(&[]).await;
+    let container = owner(&stack, "owner", json!({})).await;
+    stack.deploy("guest", probe_http_image(), guests_only(json!({}))).await;
+    serves(&stack, "guest").await;
+    let usage = async |name: &str| -> (f64, f64) {
+        let path = format!("/system/function/{name}?usage=1");
+        let answer = stack.system(Method::GET, &path, None).await;
+        let status: Value = answer.json().await.expect("JSON");
+        let number = |field: &str| status["usage"][field].as_f64().unwrap_or(0.0);
+        (number("cpu"), number("totalMemoryBytes"))
+    };
+    let is_over = Arc::new(AtomicBool::new(false));
+    let caller = {
+        let (http, is_over) = (stack.http.clone(), Arc::clone(&is_over));
+        let url = stack.gateway("/function/guest/zeros?count=50000000");
+        tokio::spawn(async move {
+            while !is_over.load(Ordering::Relaxed) {
+                let answer = http.get(&url).send().await.expect("an answer");
+                assert_eq!(answer.bytes().await.expect("a body").len(), 50_000_000);
+            }
+        })
+    };
+    stack
+        .eventually("the guest's part is told", async || {
+            let (cpu, memory) = usage("guest").await;
+            cpu > 10.0 && memory > 100_000.0
+        })
+        .await;
+    is_over.store(true, Ordering::Relaxed);
+    caller.await.expect("every request was answered");
+    let (_, guests) = usage("guest").await;
+    let (_, owners) = usage("owner").await;
+    assert!(guests > 100_000.0 && owners > 0.0, "{guests} {owners}");
+    stack.delete("guest").await;
+    nothing_is_lent(&stack, &container).await;
 }

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use crate::cgroup::{Cgroup, Usage};
 use crate::exchange::{Books, Tally};
 use crate::watermark::{Gauge, Sample, Thresholds, judge};
-use crate::worker::{Table, WorkerTally};
+use crate::worker::{Table, WorkerTally, used_by};
 
 /// Time between samples of a busy container: a condition is told within twice that.
 const SAMPLE_EVERY: Duration = Duration::from_millis(10);
@@ -67,6 +67,7 @@ pub(crate) fn start(
         busy_at: now,
         is_busy: false,
         is_settled: true,
+        guests: [None; WORKERS],
         told: sender,
     };
     tokio::spawn(watcher.run());
@@ -106,6 +107,8 @@ struct Watcher {
     is_busy: bool,
     /// Whether the last report of this busy time has been made.
     is_settled: bool,
+    /// Epochs of guests and the CPU time, in microseconds, that they had used by the last report.
+    guests: [Option<(u64, u64)>; WORKERS],
     told: watch::Sender<Told>,
 }
 
@@ -151,7 +154,9 @@ impl Watcher {
         self.is_settled |= is_over;
         let report = (is_over || is_due).then(|| {
             let from = std::mem::replace(&mut self.reported, taken);
-            load(&from, &taken, self.books.limit())
+            let mut load = load(&from, &taken, self.books.limit());
+            self.attribute(&mut load, micros(from.at, taken.at));
+            load
         });
         let mark = self.gauge.mark;
         self.told.send_if_modified(|told| {
@@ -163,6 +168,28 @@ impl Watcher {
             is_news
         });
     }
+
+    /// Tells what guests used of it in the last `span_us`. Only for reports: it looks at every process.
+    fn attribute(&mut self, load: &mut Load, span_us: u64) {
+        let users = self.table.users();
+        let workers = load.workers.iter_mut().flatten();
+        for ((worker, user), before) in workers.zip(users).zip(&mut self.guests) {
+            let Some((epoch, user)) = user.filter(|(epoch, _)| *epoch == worker.epoch) else {
+                *before = None;
+                continue;
+            };
+            let used = used_by(user);
+            let known = before.replace((epoch, used.cpu_us)).filter(|known| known.0 == epoch);
+            worker.memory_bytes = Some(used.memory_bytes);
+            worker.cpu_millicores = known.and_then(|(_, us)| {
+                used.cpu_us.saturating_sub(us).saturating_mul(1000).checked_div(span_us)
+            });
+        }
+    }
+}
+
+fn micros(from: Moment, to: Moment) -> u64 {
+    u64::try_from(to.since(from).as_micros()).unwrap_or(u64::MAX)
 }
 
 /// How long until the next sample.
@@ -193,7 +220,7 @@ fn pace(
 
 /// The report about the time between two samples.
 fn load(from: &Taken, to: &Taken, limit: Option<usize>) -> Load {
-    let span_us = u64::try_from(to.at.since(from.at).as_micros()).unwrap_or(u64::MAX);
+    let span_us = micros(from.at, to.at);
     let (usage, tally) = (&to.usage, &to.tally);
     let cpu_us = from.usage.cpu_us.zip(usage.cpu_us).map(|(from, to)| to.saturating_sub(from));
     let millicores = |used_us: u64, of_us| used_us.saturating_mul(1000).checked_div(of_us);

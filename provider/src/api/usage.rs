@@ -1,6 +1,7 @@
 //! What functions use, asked of the engine for those who want to know.
 //!
-//! In: functions. Out: sums over their replicas; a function whose replicas did not answer in time is left out.
+//! In: functions. Out: sums over their replicas, without what others' guests use there, and over the places where they are guests
+//! themselves; a function whose containers did not answer in time is left out.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use hyperfaas_protocol::openfaas::FunctionUsage;
 use tokio::time::{Instant, timeout_at};
 
 use super::Api;
+use crate::cluster::Elsewhere;
 
 /// How long a status answer may wait for the engine: faas-cli gives it far longer, a person does not.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -32,24 +34,39 @@ pub(super) async fn of_functions<'a>(
     out
 }
 
-/// The sum over the function's replicas; `None` when none of them could be measured.
+/// The sum over the function's places; `None` when none of them could be measured.
 async fn of_function(api: &Api, key: FunctionKey) -> (FunctionKey, Option<FunctionUsage>) {
-    let replicas = api.cluster.replicas(&key);
-    if replicas.is_empty() {
+    let (replicas, elsewhere) = (api.cluster.replicas(&key), api.cluster.used_elsewhere(&key));
+    if replicas.is_empty() && elsewhere.is_empty() {
         return (key, Some(FunctionUsage::default()));
     }
-    let mut sum = None;
-    for (_, container) in replicas {
-        // A replica that left meanwhile uses nothing.
-        let Ok(usage) = api.engine.usage(&container).await else { continue };
-        let sum: &mut FunctionUsage = sum.get_or_insert_default();
-        sum.cpu += usage.cpu_milli;
+    let mut sum: Option<FunctionUsage> = None;
+    let mut add = |cpu_milli: f64, memory_bytes: u64| {
+        let sum = sum.get_or_insert_default();
+        sum.cpu += cpu_milli.max(0.0);
         #[expect(
             clippy::cast_precision_loss,
             reason = "the wire's number is a float; 2^53 bytes are 8 PiB"
         )]
-        let bytes = usage.memory_bytes as f64;
+        let bytes = memory_bytes as f64;
         sum.total_memory_bytes += bytes;
+    };
+    let guests = api.cluster.used_by_guests(&key);
+    for (replica, container) in replicas {
+        // A replica that left meanwhile uses nothing.
+        let Ok(usage) = api.engine.usage(&container).await else { continue };
+        let theirs = guests.get(&replica).copied().unwrap_or_default();
+        let own = usage.memory_bytes.saturating_sub(theirs.memory_bytes);
+        add(usage.cpu_milli - f64::from(theirs.cpu_millicores), own);
+    }
+    for place in elsewhere {
+        match place {
+            Elsewhere::All(container) => {
+                let Ok(usage) = api.engine.usage(&container).await else { continue };
+                add(usage.cpu_milli, usage.memory_bytes);
+            }
+            Elsewhere::Part(used) => add(f64::from(used.cpu_millicores), used.memory_bytes),
+        }
     }
     (key, sum)
 }

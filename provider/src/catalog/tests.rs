@@ -330,3 +330,36 @@ proptest! {
         }
     }
 }
+
+#[tokio::test]
+async fn wakes_are_durable_also_when_nobody_waits_and_those_that_come_together_are_one_change() {
+    let state = TempDir::new().unwrap();
+    let names: Vec<_> = (0..40).map(|index| format!("fn{index}")).collect();
+    let key = |name: &str| spec(name, &[]).key;
+    {
+        let catalog = open(&state);
+        for name in &names {
+            catalog.create(spec(name, &[("com.openfaas.scale.min", "2")])).await.unwrap();
+            catalog.scale(key(name), 0).await.unwrap();
+        }
+        catalog.create(spec("awake", &[])).await.unwrap();
+        let before = *catalog.subscribe().borrow();
+        let wakes: Vec<_> = names.iter().map(|name| catalog.wake(&key(name))).collect();
+        assert!(wakes.iter().all(|wake| wake.is_first));
+        let (again, awake) = (catalog.wake(&key(&names[39])), catalog.wake(&key("awake")));
+        assert!(!again.is_first);
+        drop(wakes);
+        again.ended().await.unwrap();
+        awake.ended().await.unwrap();
+        assert_eq!(catalog.function(&key("awake")).unwrap().replicas, 1);
+        let unknown = catalog.wake(&key("nobody")).ended().await.unwrap_err();
+        assert!(matches!(&*unknown, CatalogError::FunctionUnknown(_)), "{unknown}");
+        let changes = *catalog.subscribe().borrow() - before;
+        assert_eq!(changes, 1, "written together");
+        catalog.finish().await;
+    }
+    let catalog = open(&state);
+    for name in &names {
+        assert_eq!(catalog.function(&key(name)).unwrap().replicas, 2, "{name}");
+    }
+}

@@ -26,7 +26,7 @@ use super::replica::{Route, Side, Ticket, WorkerRef};
 use crate::engine::{ContainerId, Image, ReplicaId};
 use crate::scheduler::{
     Action, Budget, Failure, FunctionPlan, FunctionView, Grant, ImageState, NodeId, Phase, Policy,
-    ReplicaView, Seat, Wanted, Why, is_pressed, plan_function,
+    ReplicaView, Seat, Wanted, Why, is_pressed, is_unserved, plan_function,
 };
 
 /// A replica that ends sooner than this after its last change counts as a failed start, so that one which keeps ending is
@@ -200,6 +200,11 @@ impl Cell {
         both.filter_map(|(view, side)| Some((view.id.clone(), side.container.clone()?))).collect()
     }
 
+    /// Whether requests wait and nothing serves them, nor is about to in a place it does not own.
+    pub(super) fn is_unserved(&self) -> bool {
+        is_unserved(&self.lock().view)
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         let state = self.lock();
         state.view.replicas.is_empty() && state.view.parked == 0 && state.view.guests.is_empty()
@@ -309,7 +314,7 @@ impl Cell {
     ) -> Option<FunctionPlan> {
         let mut state = self.lock();
         state.set_wanted(wanted, self.context.uses_limits);
-        if !budget.offers.is_empty() {
+        if !budget.offers.is_empty() || state.view.parked > 0 {
             state.view.may_visit = state.visitable(&self.context).is_ok();
         }
         let view = &state.view;

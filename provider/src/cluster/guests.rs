@@ -14,6 +14,7 @@ use tracing::warn;
 use super::Cluster;
 use super::cell::{Cell, State, spent};
 use super::decisions::Decision;
+use super::load::Used;
 use super::replica::Route;
 use super::standby::Host;
 use crate::engine::ReplicaId;
@@ -27,6 +28,8 @@ pub(super) struct GuestSide {
     pub(super) route: Arc<Route>,
     /// The watchdog's last report; the first of a guest is about its start as well, so it is compared with nothing.
     load: Option<(Load, Moment)>,
+    /// What it uses of a container that another function owns.
+    used: Option<(Used, Moment)>,
 }
 
 impl Cluster {
@@ -116,7 +119,7 @@ impl Cell {
             is_standby: place.kind == PlaceKind::Standby,
             since: now,
         });
-        state.guests.push(GuestSide { host, route, load: None });
+        state.guests.push(GuestSide { host, route, load: None, used: None });
         self.settle(state);
     }
 
@@ -158,6 +161,20 @@ impl Cell {
         if let Some((cpu_us, served)) = spent(before, load, now) {
             state.view.traffic.used(cpu_us, served);
         }
+    }
+
+    /// Notes what the guest in `host` uses of a container that another function owns.
+    pub(super) fn guest_used(&self, host: &ReplicaId, used: Used, now: Moment) {
+        if let Some((_, side)) = self.lock().find_guest(host) {
+            side.used = Some((used, now));
+        }
+    }
+
+    /// Its places in containers that it does not own: their names, and what it uses there where another function owns them.
+    pub(super) fn visits_used(&self) -> Vec<(ReplicaId, bool, Option<(Used, Moment)>)> {
+        let state = self.lock();
+        let both = state.view.guests.iter().zip(&state.guests);
+        both.map(|(view, side)| (view.host.clone(), view.is_standby, side.used)).collect()
     }
 
     pub(super) fn guest_limit(self: &Arc<Self>, host: &ReplicaId, limit: u32, now: Moment) {

@@ -4,13 +4,16 @@
 //! Always: a crossing is counted once, whether it was heard of at once, after a break of the link, or twice. Every report has its
 //! function planned at once.
 
+use std::collections::HashMap;
+use std::time::Duration;
+
 use hyperfaas_protocol::FunctionKey;
-use hyperfaas_protocol::control::{Level, Load, Watermark};
+use hyperfaas_protocol::control::{Level, Load, Watermark, WorkerLoad};
 use hyperfaas_protocol::moment::Moment;
 
 use super::Cluster;
 use super::cell::Cell;
-use crate::engine::ReplicaId;
+use crate::engine::{ContainerId, ReplicaId};
 
 /// What a replica's watchdog last said of its load.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +26,60 @@ pub struct ReplicaLoad {
     pub load: Option<(Load, Moment)>,
 }
 
+/// How long a guest's CPU, which is told while it is busy, says something about now.
+const CPU_FRESH: Duration = Duration::from_secs(3);
+
+/// What a guest uses of a container that another function owns, as the watchdog there last said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Used {
+    /// In thousandths of one CPU.
+    pub cpu_millicores: u32,
+    /// What its processes have as their own, in bytes.
+    pub memory_bytes: u64,
+}
+
+impl Used {
+    /// `None` where the watchdog does not tell guests' processes apart.
+    pub(super) fn of(load: &WorkerLoad) -> Option<Self> {
+        let cpu = load.cpu_millicores.unwrap_or(0);
+        let cpu_millicores = u32::try_from(cpu).unwrap_or(u32::MAX);
+        load.memory_bytes.map(|memory_bytes| Self { cpu_millicores, memory_bytes })
+    }
+
+    fn at(self, told: Moment, now: Moment) -> Self {
+        if now.since(told) <= CPU_FRESH { self } else { Self { cpu_millicores: 0, ..self } }
+    }
+}
+
+/// Where a function uses something that is not in its own containers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Elsewhere {
+    /// All of a container that nobody owns.
+    All(ContainerId),
+    /// A part of one that another function owns.
+    Part(Used),
+}
+
 impl Cluster {
+    /// What others' guests use of the containers of `key`.
+    pub fn used_by_guests(&self, key: &FunctionKey) -> HashMap<ReplicaId, Used> {
+        let now = self.clock().now();
+        self.find(key).map_or_else(HashMap::new, |cell| cell.used_by_guests(now))
+    }
+
+    /// What `key` uses in containers that it does not own.
+    pub fn used_elsewhere(&self, key: &FunctionKey) -> Vec<Elsewhere> {
+        let now = self.clock().now();
+        let visits = self.find(key).map_or_else(Vec::new, |cell| cell.visits_used());
+        let one = |(host, is_standby, used): (ReplicaId, bool, Option<(Used, Moment)>)| {
+            if is_standby {
+                return self.standby_container(&host).map(Elsewhere::All);
+            }
+            used.map(|(used, told)| Elsewhere::Part(used.at(told, now)))
+        };
+        visits.into_iter().filter_map(one).collect()
+    }
+
     /// The watchdog of `replica` said on which side of its watermarks it is; whether that was news.
     pub fn marked(&self, key: &FunctionKey, replica: &ReplicaId, mark: Watermark) -> bool {
         let Some(before) = self.find(key).and_then(|cell| cell.marked(replica, mark)) else {
@@ -52,6 +108,19 @@ impl Cluster {
 }
 
 impl Cell {
+    fn used_by_guests(&self, now: Moment) -> HashMap<ReplicaId, Used> {
+        let state = self.lock();
+        let both = state.view.replicas.iter().zip(&state.sides);
+        let lent = both.filter(|(view, _)| view.has_guest()).filter_map(|(view, side)| {
+            let (load, told) = side.load?;
+            let guests = load.workers?[1];
+            let is_its = guests.epoch == view.workers[1].epoch;
+            let used = Used::of(&guests).filter(|_| is_its)?;
+            Some((view.id.clone(), used.at(told, now)))
+        });
+        lent.collect()
+    }
+
     fn loads(&self) -> Vec<ReplicaLoad> {
         let state = self.lock();
         let both = state.view.replicas.iter().zip(&state.sides);
@@ -85,6 +154,21 @@ mod tests {
     fn mark(crossings: u64) -> Watermark {
         let level = if crossings % 2 == 1 { Level::High } else { Level::Low };
         Watermark { level, reason: None, crossings }
+    }
+
+    #[test]
+    fn a_guests_cpu_is_told_of_now_and_its_memory_until_something_else_is() {
+        let told = WorkerLoad {
+            cpu_millicores: Some(400),
+            memory_bytes: Some(9 << 20),
+            ..WorkerLoad::default()
+        };
+        assert_eq!(Used::of(&WorkerLoad::default()), None);
+        let used = Used::of(&told).unwrap();
+        let at = Moment::from_millis;
+        assert_eq!(used.at(at(1000), at(4000)), used);
+        let later = Used { cpu_millicores: 0, memory_bytes: 9 << 20 };
+        assert_eq!(used.at(at(1000), at(4001)), later);
     }
 
     #[test]

@@ -19,6 +19,7 @@ use tracing::{info, warn};
 use super::Cluster;
 use super::cell::Cell;
 use super::decisions::{Decision, Refusals};
+use super::load::Used;
 use super::replica::Route;
 use super::standby::Host;
 use crate::engine::{ContainerId, ReplicaId};
@@ -389,7 +390,11 @@ impl Cluster {
         let known = |loan: &Loan| (loan.guest.clone(), loan.epoch);
         let Some((guest, epoch)) = self.loans.lock().loans.get(host).map(known) else { return };
         let own = load.workers.map(|workers| workers[usize::from(WORKER)]);
-        let limit = own.filter(|worker| worker.epoch == epoch).and_then(|own| own.in_flight_max);
+        let own = own.filter(|worker| worker.epoch == epoch);
+        let limit = own.and_then(|own| own.in_flight_max);
+        if let (Some(used), Some(cell)) = (own.and_then(|own| Used::of(&own)), self.find(&guest)) {
+            cell.guest_used(host, used, now);
+        }
         if let (Some(limit), Some(cell)) = (limit, self.find(&guest)) {
             cell.guest_limit(host, u32::try_from(limit).unwrap_or(u32::MAX), now);
         }

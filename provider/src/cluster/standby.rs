@@ -441,6 +441,11 @@ impl Cluster {
         }
     }
 
+    /// The engine's name for a standby container, while it runs.
+    pub(super) fn standby_container(&self, name: &ReplicaId) -> Option<ContainerId> {
+        self.standbys.lock().find(name)?.host.as_ref().map(|host| host.container.clone())
+    }
+
     /// Has the pool looked at.
     pub(super) fn tend_again(&self) {
         self.standbys.changed.notify_one();
@@ -451,6 +456,9 @@ impl Cluster {
         self.context.counters.pool(counts);
         debug!(?counts, "standby containers");
         self.standbys.changed.notify_one();
+        if counts.ready > 0 {
+            self.changed.notify_one(); // somebody may wait for it
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Which functions are to be planned, and when.
 //!
-//! Always: each due function once; those that waited for a start to end come first, in the order in which they began to wait.
+//! Always: each due function once; those that waited for something which others had come first, in the order in which they began
+//! to wait.
 //! Cost: what happened to some functions costs nothing for the others, except that a change of the catalog is found by one pass
 //! over it.
 
@@ -23,15 +24,31 @@ pub(super) struct Agenda {
     /// Functions that miss replicas while too many starts are under way, each once; and the same to look up.
     starved: VecDeque<FunctionKey>,
     is_starved: HashSet<FunctionKey>,
+    /// Functions that nothing serves, without a place as a guest; and others that would have one.
+    unserved: VecDeque<FunctionKey>,
+    short: VecDeque<FunctionKey>,
+    /// Functions whose images are to be looked at when there is time.
+    unseen: VecDeque<FunctionKey>,
+}
+
+/// What there is for those who wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Room {
+    /// Starts that may begin.
+    pub(super) starts: usize,
+    /// Visits that may begin.
+    pub(super) visits: usize,
+    /// Images that may be looked up.
+    pub(super) lookups: usize,
 }
 
 impl Agenda {
-    /// Every function to be planned now, each once; of those that wait for a start, as many as `starts` may begin.
+    /// Every function to be planned now, each once; of those that wait for something, as many as there is `room` for.
     pub(super) fn due(
         &mut self,
         functions: &Arc<Functions>,
         dirty: HashSet<FunctionKey>,
-        starts: usize,
+        room: Room,
         now: Moment,
     ) -> Vec<FunctionKey> {
         let mut due = Vec::new();
@@ -41,10 +58,16 @@ impl Agenda {
                 due.push(key);
             }
         };
-        for key in self.starved.drain(..starts.min(self.starved.len())) {
+        let visits = room.visits.min(self.unserved.len());
+        self.unserved.drain(..visits).for_each(&mut add);
+        for key in self.starved.drain(..room.starts.min(self.starved.len())) {
             self.is_starved.remove(&key);
             add(key);
         }
+        let visits = (room.visits - visits).min(self.short.len());
+        self.short.drain(..visits).for_each(&mut add);
+        let lookups = room.lookups.min(self.unseen.len());
+        self.unseen.drain(..lookups).for_each(&mut add);
         while let Some((at, _)) = self.times.first()
             && *at <= now
         {
@@ -91,6 +114,31 @@ impl Agenda {
         !self.starved.is_empty()
     }
 
+    /// Plans `key` again as soon as there is a place for a guest; those that nothing serves go first.
+    pub(super) fn wait_for_place(&mut self, key: &FunctionKey, is_unserved: bool) {
+        let queue = if is_unserved { &mut self.unserved } else { &mut self.short };
+        if !queue.contains(key) {
+            queue.push_back(key.clone());
+        }
+    }
+
+    /// Plans `key` again as soon as there is time to look at its image.
+    pub(super) fn wait_for_lookup(&mut self, key: &FunctionKey) {
+        if !self.unseen.contains(key) {
+            self.unseen.push_back(key.clone());
+        }
+    }
+
+    /// Whether functions that nothing serves wait for a place.
+    pub(super) fn has_unserved(&self) -> bool {
+        !self.unserved.is_empty()
+    }
+
+    /// Whether anybody waits for a place.
+    pub(super) fn wants_places(&self) -> bool {
+        self.has_unserved() || !self.short.is_empty()
+    }
+
     /// When the next function is due by time.
     pub(super) fn next(&self) -> Option<Moment> {
         self.times.first().map(|(at, _)| *at)
@@ -127,15 +175,38 @@ mod tests {
         agenda.wait_for_start(&key("a"));
         agenda.wait_for_start(&key("s"));
         let dirty = || HashSet::from([key("a")]);
-        assert_eq!(names(&agenda.due(&functions, dirty(), 0, at(5))), ["a"]);
-        assert_eq!(names(&agenda.due(&functions, HashSet::new(), 1, at(5))), ["s"]);
+        let starts = |starts| Room { starts, ..Room::default() };
+        assert_eq!(names(&agenda.due(&functions, dirty(), starts(0), at(5))), ["a"]);
+        assert_eq!(names(&agenda.due(&functions, HashSet::new(), starts(1), at(5))), ["s"]);
         agenda.wait_for_start(&key("s"));
         assert!(agenda.is_anyone_starved());
-        assert_eq!(names(&agenda.due(&functions, dirty(), 4, at(20))), ["a", "s"]);
+        assert_eq!(names(&agenda.due(&functions, dirty(), starts(4), at(20))), ["a", "s"]);
         assert!(!agenda.is_anyone_starved());
         assert_eq!(agenda.next(), Some(at(500)));
-        assert!(agenda.due(&functions, HashSet::new(), 4, at(20)).is_empty());
+        assert!(agenda.due(&functions, HashSet::new(), starts(4), at(20)).is_empty());
         let end = at(500).after(Duration::from_secs(1));
-        assert_eq!(names(&agenda.due(&functions, HashSet::new(), 4, end)), ["late"]);
+        assert_eq!(names(&agenda.due(&functions, HashSet::new(), starts(4), end)), ["late"]);
+    }
+
+    #[test]
+    fn places_go_to_those_that_nothing_serves_before_all_others_and_in_turn() {
+        let mut agenda = Agenda::default();
+        let functions = Arc::new(Functions::new());
+        let due = |agenda: &mut Agenda, room| {
+            let keys = agenda.due(&functions, HashSet::new(), room, Moment::ZERO);
+            names(&keys).join(" ")
+        };
+        agenda.wait_for_place(&key("served"), false);
+        for name in ["a", "b", "c", "a"] {
+            agenda.wait_for_place(&key(name), true);
+            agenda.wait_for_lookup(&key(&format!("l{name}")));
+        }
+        let room = Room { visits: 2, lookups: 1, ..Room::default() };
+        assert_eq!(due(&mut agenda, Room::default()), "");
+        assert_eq!(due(&mut agenda, room), "a b la");
+        assert!(agenda.has_unserved());
+        assert_eq!(due(&mut agenda, room), "c served lb");
+        assert!(!agenda.wants_places());
+        assert_eq!(due(&mut agenda, room), "lc");
     }
 }

@@ -29,10 +29,10 @@ pub use action::{Action, PlaceKind, Plan, WorkerPlace};
 pub use demand::{comfort, expected_use, need};
 pub use hosts::Hosts;
 pub use lend::{Unlent, lends};
-pub use multiplex::wants_places;
+pub use multiplex::{is_unserved, wants_places};
 pub use out::{Scale, is_pressed, is_served};
 pub use place::{Seat, place, room};
-pub use plan::{Budget, FunctionPlan, Missing, plan, plan_function, share_starts};
+pub use plan::{Budget, FunctionPlan, Lacks, Missing, plan, plan_function, share_starts};
 pub use policy::{Mode, Policy};
 pub use scaling::{Metric, Scaling};
 pub use snapshot::{

@@ -1,7 +1,7 @@
 //! Phase 2: the function as a guest of a worker in a container it does not own, and back.
 //!
 //! In: a function, the workers on offer, the policy. Out: [`Action::Specialise`] and [`Action::Release`] for guests.
-//! Always: a standby container before another function's; that only within the same share group and namespace and while its
+//! Always: functions that nothing serves go first; a standby container before another function's; that only within the same share group and namespace and while its
 //! owner has nothing to do; few at a time of one function and in all; one order a place. Guests go when the function's own
 //! replicas are enough, and at once when the container's owner needs what they have.
 
@@ -17,37 +17,56 @@ use super::scaling::Scaling;
 use super::snapshot::{FunctionView, GuestView, ImageState, Offer, Phase};
 use super::why::Rule;
 
+/// What came of asking for places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// As many as should be, or as can be whatever others do.
+    Enough,
+    /// Fewer: it is to be looked at again when there is something on offer.
+    Lacking,
+}
+
+/// Whether requests wait and nothing serves them, nor is about to in a place it does not own.
+pub fn is_unserved(function: &FunctionView) -> bool {
+    function.parked > 0 && function.guests.is_empty() && !is_served(function)
+}
+
 /// Asks for guest places where the function's own containers are not enough.
 pub(super) fn take_places(
     look: &Look<'_>,
     scaling: &Scaling,
     budget: &mut Budget,
     plan: &mut Plan,
-) {
+) -> Taken {
     let Look { function, policy, now, .. } = *look;
     let is_able = function.image == ImageState::Present && function.may_visit;
-    if budget.offers.is_empty() || !is_able {
-        return;
+    if !is_able {
+        return Taken::Enough;
     }
-    let Some(rule) = reason(look, scaling, look.bare_need()) else { return };
+    let Some(rule) = reason(look, scaling, look.bare_need()) else { return Taken::Enough };
     if let Some(failure) = function.visit_failure {
         let retry_at = failure.last.after(policy.backoff(failure.count));
         if now < retry_at {
             plan.wake(retry_at);
-            return;
+            return Taken::Enough;
         }
     }
     let coming = function.guests.iter().filter(|g| g.state == WorkerState::Specialising).count();
-    // While nothing serves, one is enough to begin with: what one takes is not known before.
-    let at_once = if rule == Rule::Waiting { 1 } else { policy.specialisations_of_one };
+    let at_once = match rule {
+        // While nothing serves, one is enough to begin with: what one takes is not known before.
+        Rule::Waiting => 1,
+        // All that those who wait need begin together: nobody waits for another's visit to be through.
+        Rule::WorkerFull => takes_at_once(function)
+            .map_or(policy.specialisations_of_one, |most| function.parked.div_ceil(most) as usize),
+        _ => policy.specialisations_of_one,
+    };
     let room = policy.guests_of_one.saturating_sub(function.guests.len());
     let mut left = at_once.saturating_sub(coming).min(room);
     while left > 0 {
-        if budget.specialisations == 0 {
-            // Others go first; each of them for a few milliseconds.
-            return plan.wake(now.after(policy.answer_first_for));
+        if budget.specialisations == 0 || (budget.is_reserved && rule != Rule::Waiting) {
+            return Taken::Lacking;
         }
-        let Some(index) = best(function, scaling, &budget.offers) else { return };
+        let Some(index) = best(function, scaling, &budget.offers) else { return Taken::Lacking };
         let offer = budget.offers.swap_remove(index);
         let kind = kind(&offer);
         let place =
@@ -57,6 +76,14 @@ pub(super) fn take_places(
         budget.specialisations -= 1;
         left -= 1;
     }
+    Taken::Enough
+}
+
+/// Requests that one worker of it takes at once, where that is known.
+fn takes_at_once(function: &FunctionView) -> Option<u32> {
+    let own = function.ready().map(|replica| replica.workers[0].limit);
+    let guests = function.guests.iter().map(|guest| guest.limit);
+    own.chain(guests).max().filter(|most| *most > 0)
 }
 
 /// Whether places in containers it does not own are needed now.
@@ -70,13 +97,10 @@ pub fn wants_places(
     reason(&look, scaling, look.need()).is_some()
 }
 
-/// Until when the function's own containers are not to be started: creating one takes the engine, and with it the processor, for
-/// longer than a visit takes to its first answer. `plan` has what is ordered now. `None`: they may be.
+/// Until when no further containers of the function are to be started: creating one takes the engine, and with it the processor,
+/// for longer than a visit takes to its first answer. `plan` has what is ordered now. `None`: they may be.
 pub(super) fn yields_until(look: &Look<'_>, plan: &Plan) -> Option<Moment> {
-    let Look { function, policy, now, sums } = *look;
-    if sums.ready > 0 {
-        return None;
-    }
+    let Look { function, policy, now, .. } = *look;
     let until = |guest: &GuestView| match guest.state {
         WorkerState::Specialising => guest.since.after(policy.visit_first_for),
         WorkerState::Ready => guest.since.after(policy.answer_first_for),

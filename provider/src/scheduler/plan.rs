@@ -31,6 +31,10 @@ pub struct Budget {
     pub hosts: Hosts,
     /// Workers that could take on a guest; of interest only for functions that [`super::wants_places`] is true of.
     pub offers: Vec<Offer>,
+    /// Whether functions that nothing serves wait for what is on offer, so that nobody else takes it.
+    pub is_reserved: bool,
+    /// Images that may be looked up before they are needed; `None`: none is, since no guest can be made of them here.
+    pub lookups: Option<usize>,
 }
 
 /// The plan of one function.
@@ -44,6 +48,17 @@ pub struct FunctionPlan {
     pub missing: usize,
     /// Why, for each of those starts.
     pub missing_why: Option<Why>,
+    /// What it would have taken from the budget, had there been more.
+    pub lacks: Lacks,
+}
+
+/// What a function goes without until somebody else is done with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Lacks {
+    /// A place as a guest.
+    pub place: bool,
+    /// A look at its image.
+    pub lookup: bool,
 }
 
 impl FunctionPlan {
@@ -70,9 +85,12 @@ pub fn plan(snapshot: &Snapshot, policy: &Policy, now: Moment) -> Plan {
         specialisations: policy.specialisations_at_once,
         hosts: Hosts::new(snapshot.nodes.clone()),
         offers: snapshot.offers.clone(),
+        ..Budget::default()
     };
     let mut missing = Vec::new();
-    for function in &snapshot.functions {
+    let is_unserved = |function: &&FunctionView| multiplex::is_unserved(function);
+    let (first, then): (Vec<_>, Vec<_>) = snapshot.functions.iter().partition(is_unserved);
+    for function in first.into_iter().chain(then) {
         let one = plan_function(function, &mut budget, policy, now);
         all.actions.extend(one.plan.actions);
         one.plan.wake_at.into_iter().for_each(|at| all.wake(at));
@@ -104,7 +122,8 @@ pub fn plan_function(
         let look = Look::at(function, policy, now);
         drain_first(function, &all, all.len(), look.why(Rule::Deleted, 0.0), &mut plan);
         multiplex::give_back(&look, &function.scale, &mut plan);
-        return FunctionPlan { plan, scale: function.scale, missing: 0, missing_why: None };
+        let (scale, lacks) = (function.scale, Lacks::default());
+        return FunctionPlan { plan, scale, missing: 0, missing_why: None, lacks };
     };
     give_up_late(function, policy, now, &mut plan);
     let look = Look::at(function, policy, now);
@@ -114,7 +133,11 @@ pub fn plan_function(
     why.desired = scale.desired;
     let is_held = now < scale.hold_until;
     drain_surplus(function, wanted, &scale, (why, rule, is_held), &mut plan);
+    let mut lacks = Lacks::default();
     let mut missing = missing_starts(function, wanted, &scale, policy, now, &mut plan);
+    if missing == 0 && policy.mode.has_multiplex() {
+        lacks.lookup = look_ahead(function, wanted, budget, &mut plan);
+    }
     let up = Up { look: &look, scaling: &wanted.scaling };
     if policy.mode.has_up() {
         up.resize(&mut scale, budget, &mut plan);
@@ -125,7 +148,8 @@ pub fn plan_function(
     }
     if policy.mode.has_multiplex() {
         multiplex::evict(&look, &mut plan);
-        multiplex::take_places(&look, &wanted.scaling, budget, &mut plan);
+        let taken = multiplex::take_places(&look, &wanted.scaling, budget, &mut plan);
+        lacks.place = taken == multiplex::Taken::Lacking;
         multiplex::give_back(&look, &scale, &mut plan);
         if missing > 0
             && let Some(until) = multiplex::yields_until(&look, &plan)
@@ -138,7 +162,7 @@ pub fn plan_function(
         }
     }
     look_again(&look, wanted, &scale).into_iter().for_each(|at| plan.wake(at));
-    FunctionPlan { plan, scale, missing, missing_why: (missing > 0).then_some(why) }
+    FunctionPlan { plan, scale, missing, missing_why: (missing > 0).then_some(why), lacks }
 }
 
 fn clear_ended(function: &FunctionView, plan: &mut Plan) {
@@ -244,9 +268,7 @@ fn missing_starts(
         .filter(|r| r.phase.is_live() && r.revision == wanted.revision)
         .count();
     let missing = (scale.desired as usize).saturating_sub(live);
-    // Whether its containers lend is a question of its image too, which a provider that starts anew does not know.
-    let is_asked = wanted.scaling.share.is_some() && policy.mode.has_multiplex();
-    if missing == 0 && !(is_asked && function.image == ImageState::Unknown) {
+    if missing == 0 {
         return 0;
     }
     if let Some(failure) = function.failure {
@@ -267,6 +289,27 @@ fn missing_starts(
             0
         }
     }
+}
+
+/// Looks at an image that nothing needs yet: a guest is made of it at the first request, and whether its containers lend is a
+/// question of it too, which a provider that starts anew does not know. Whether that has to wait.
+fn look_ahead(
+    function: &FunctionView,
+    wanted: &Wanted,
+    budget: &mut Budget,
+    plan: &mut Plan,
+) -> bool {
+    // One that could not be had is asked for again when it is needed.
+    let is_due = function.image == ImageState::Unknown && function.failure.is_none();
+    let is_asked = plan.actions.iter().any(|action| matches!(action, Action::Prepare { .. }));
+    let Some(left) = budget.lookups.as_mut().filter(|_| is_due && !is_asked) else { return false };
+    if *left == 0 {
+        return true;
+    }
+    *left -= 1;
+    plan.actions
+        .push(Action::Prepare { function: function.key.clone(), revision: wanted.revision });
+    false
 }
 
 /// A function that misses replicas.

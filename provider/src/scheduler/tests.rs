@@ -205,7 +205,7 @@ impl World {
             starts: self.policy.starts_at_once,
             specialisations: 4,
             hosts: Hosts::new(vec![self.node]),
-            offers: Vec::new(),
+            ..Budget::default()
         };
         let now = self.now();
         let one = plan_function(&self.view, &mut budget, &self.policy, now);
@@ -536,7 +536,7 @@ fn with_second(limit: u32, in_flight: u32) -> FunctionView {
 
 fn actions(view: &FunctionView, offers: Vec<Offer>, ms: u64) -> Vec<Action> {
     let hosts = Hosts::new(vec![NodeView::default()]);
-    let mut budget = Budget { starts: 4, specialisations: 4, hosts, offers };
+    let mut budget = Budget { starts: 4, specialisations: 4, hosts, offers, ..Budget::default() };
     plan_function(view, &mut budget, &Policy::default(), Moment::from_millis(ms)).plan.actions
 }
 
@@ -675,7 +675,109 @@ fn a_visit_for_which_there_is_no_room_yet_is_looked_at_again() {
     let now = Moment::from_millis(1_000);
     let planned = plan_function(&view, &mut budget, &Policy::default(), now);
     assert!(planned.plan.actions.is_empty(), "{:?}", planned.plan.actions);
-    assert_eq!(planned.plan.wake_at, Some(Moment::from_millis(1_010)));
+    assert!(planned.lacks.place);
+    view.may_visit = false;
+    let planned = plan_function(&view, &mut budget, &Policy::default(), now);
+    assert!(!planned.lacks.place, "it cannot have one, whatever there is");
+}
+
+#[test]
+fn what_is_served_leaves_places_to_what_nothing_serves() {
+    let mut full = with_second(4, 4);
+    full.replicas[0].has_second_own = false;
+    full.parked = 3;
+    let mut unserved = FunctionView::new(key("g"));
+    let scaling = Arc::<Scaling>::default();
+    unserved.wanted = Some(Wanted { revision: 1, replicas: 1, call: 1, scaling });
+    unserved.image = ImageState::Present;
+    unserved.parked = 1;
+    let offers = vec![offer("nobody", None, None), offer("none", None, None)];
+    let one = |view: &FunctionView, is_reserved| {
+        let mut budget = Budget {
+            specialisations: 4,
+            offers: offers.clone(),
+            is_reserved,
+            hosts: Hosts::new(vec![NodeView::default()]),
+            ..Budget::default()
+        };
+        let now = Moment::from_millis(1_000);
+        let planned = plan_function(view, &mut budget, &Policy::default(), now);
+        (planned.takes_place(), planned.lacks.place)
+    };
+    assert_eq!(one(&full, false), (true, false));
+    assert_eq!(one(&full, true), (false, true));
+    assert_eq!(one(&unserved, true), (true, false));
+    // Planned together, who has nothing comes first, wherever it is in the list.
+    let snapshot = Snapshot {
+        is_engine_up: true,
+        functions: vec![full, unserved],
+        offers: offers[..1].to_vec(),
+        ..Snapshot::default()
+    };
+    let actions = plan(&snapshot, &Policy::default(), Moment::from_millis(1_000)).actions;
+    let guests: Vec<_> = actions
+        .iter()
+        .filter(|a| matches!(a, Action::Specialise { .. }))
+        .map(|a| a.function().name.as_str())
+        .collect();
+    assert_eq!(guests, ["g"]);
+}
+
+#[test]
+fn all_that_a_burst_needs_begin_together_and_no_container_is_started_meanwhile() {
+    let mut view = with_second(1, 1);
+    view.replicas[0].has_second_own = false;
+    view.parked = 4;
+    let offers: Vec<_> = (0..6).map(|id| offer(&format!("s{id}"), None, None)).collect();
+    let of = |view: &FunctionView| {
+        let mut budget = Budget {
+            starts: 4,
+            specialisations: 8,
+            offers: offers.clone(),
+            hosts: Hosts::new(vec![NodeView::default()]),
+            ..Budget::default()
+        };
+        plan_function(view, &mut budget, &Policy::default(), Moment::from_millis(1_000))
+    };
+    let visits = |view: &FunctionView| {
+        let is_visit = |action: &&Action| matches!(action, Action::Specialise { .. });
+        of(view).plan.actions.iter().filter(is_visit).count()
+    };
+    assert_eq!(visits(&view), 4);
+    assert_eq!(of(&view).missing, 0, "the visits go first");
+    view.parked = 2;
+    assert_eq!(visits(&view), 2, "no more than are needed");
+    view.replicas[0].workers[0].limit = 100;
+    view.parked = 150;
+    assert_eq!(visits(&view), 2);
+    view.parked = 4000;
+    assert_eq!(visits(&view), Policy::default().guests_of_one, "others find some too");
+}
+
+#[test]
+fn images_are_looked_at_before_they_are_needed_as_far_as_there_is_time() {
+    let mut view = FunctionView::new(key("f"));
+    let scaling = Arc::<Scaling>::default();
+    view.wanted = Some(Wanted { revision: 7, replicas: 0, call: 1, scaling });
+    let asks = |view: &FunctionView, lookups| {
+        let mut budget = Budget { lookups, ..Budget::default() };
+        let now = Moment::from_millis(1_000);
+        let planned = plan_function(view, &mut budget, &Policy::default(), now);
+        let asked = planned.plan.actions.iter().any(|a| matches!(a, Action::Prepare { .. }));
+        (asked, planned.lacks.lookup)
+    };
+    assert_eq!(asks(&view, None), (false, false), "no guests here");
+    assert_eq!(asks(&view, Some(1)), (true, false));
+    assert_eq!(asks(&view, Some(0)), (false, true));
+    view.image = ImageState::Present;
+    assert_eq!(asks(&view, Some(1)), (false, false));
+    view.image = ImageState::Unknown;
+    view.failure = Some(Failure { count: 1, last: Moment::ZERO });
+    assert_eq!(asks(&view, Some(1)), (false, false), "nobody asks for it");
+    view.failure = None;
+    view.wanted.as_mut().unwrap().replicas = 1;
+    view.scale.hold_until = Moment::ZERO;
+    assert_eq!(asks(&view, Some(0)), (true, false), "needed now");
 }
 
 #[test]

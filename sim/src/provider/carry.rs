@@ -32,11 +32,15 @@ impl Provider {
             let function = &mut self.functions[*index as usize];
             let planned = plan_function(&function.view, &mut budget, &self.policy, now);
             function.view.scale = planned.scale;
-            function.wake_at = planned.plan.wake_at;
+            // Others' visits go first; each of them for a few milliseconds.
+            let waits = planned.lacks.place && budget.specialisations == 0;
+            let again = waits.then(|| now.after(self.policy.answer_first_for));
+            let wake_at = planned.plan.wake_at.into_iter().chain(again).min();
+            function.wake_at = wake_at;
             if !planned.plan.actions.is_empty() {
                 self.planned_use = millicores(function.used_each(now));
             }
-            planned.plan.wake_at.into_iter().for_each(|at| self.look_at(*index, at));
+            wake_at.into_iter().for_each(|at| self.look_at(*index, at));
             for action in planned.plan.actions {
                 self.carry_out(*index, action, site, now, at);
             }

@@ -129,6 +129,47 @@ impl Trait {
     }
 }
 
+/// What the processes of one user use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Used {
+    /// CPU time of those that run, and of what they have waited for, in microseconds.
+    pub(crate) cpu_us: u64,
+    /// What they have as their own, in bytes.
+    pub(crate) memory_bytes: u64,
+}
+
+/// What the processes of `user` use; what ended without a parent among them is not in it.
+pub(crate) fn used_by(user: Uid) -> Used {
+    let per_second = rustix::param::clock_ticks_per_second().max(1);
+    let mut sum = Used::default();
+    for pid in processes() {
+        let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
+        let Some(status) = read("status").filter(|text| is_of(text, user.as_raw())) else {
+            continue;
+        };
+        sum.memory_bytes = sum.memory_bytes.saturating_add(own_memory(&status));
+        let ticks = read("stat").as_deref().and_then(ticks).unwrap_or(0);
+        sum.cpu_us = sum.cpu_us.saturating_add(ticks.saturating_mul(1_000_000) / per_second);
+    }
+    sum
+}
+
+/// utime, stime, cutime and cstime in a `stat` file, its fields 14 to 17; the name in brackets may hold anything.
+fn ticks(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ').skip(11);
+    (0..4).try_fold(0_u64, |sum, _| Some(sum.saturating_add(fields.next()?.parse().ok()?)))
+}
+
+/// `RssAnon` and `RssShmem` in a `status` file, in bytes.
+fn own_memory(status: &str) -> u64 {
+    let kib = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    let own = ["RssAnon:", "RssShmem:"].into_iter().filter_map(kib);
+    own.fold(0_u64, u64::saturating_add).saturating_mul(1024)
+}
+
 /// Whether that process descends from us. Orphans do: their new parent is we.
 fn is_descendant(pid: Pid) -> bool {
     let parent = |pid: Pid| {
@@ -193,6 +234,21 @@ mod tests {
         let status = "Name:\tx\nUid:\t7\t7\t8\t9\nGid:\t5\t5\t5\t5\n";
         assert!(is_of(status, 7) && is_of(status, 9));
         assert!(!is_of(status, 5) && !is_of("", 0));
+    }
+
+    #[test]
+    fn what_a_user_uses_is_the_sum_over_its_processes() {
+        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 9 8 7 6 100 20 3 4 20 0 1 0 55";
+        assert_eq!(ticks(stat), Some(127));
+        assert_eq!(ticks("7 (cut) S 1"), None);
+        let status =
+            "Uid:\t7\t7\t7\t7\nRssAnon:\t      20 kB\nRssFile:\t 99 kB\nRssShmem:\t 4 kB\n";
+        assert_eq!((own_memory(status), own_memory("Name:\tkthread\n")), (24 << 10, 0));
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        assert!(used_by(rustix::process::getuid()).memory_bytes > 0);
+        assert_eq!(used_by(Uid::from_raw(0x7abc_def0)), Used::default());
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

@@ -45,7 +45,7 @@ use hyperfaas_protocol::control::OwnerState;
 use hyperfaas_protocol::moment::SystemClock;
 
 pub(crate) use answer::{INTERNAL, empty, seconds, sniffed};
-pub(crate) use crew::Crew;
+pub(crate) use crew::{Crew, used_by};
 pub(crate) use owner::Owner;
 pub(crate) use pieces::Pieces;
 pub(crate) use relayed::Relayed;

@@ -222,13 +222,13 @@ impl Switch {
     fn start(&self, worker: u8, epoch: u64, plan: Plan) {
         let place = (worker, epoch);
         let state = Arc::new(State::new());
-        let (crew, around, config, scope) = match plan {
+        let (crew, around, config, scope, user) = match plan {
             Plan::Own => {
                 line!("Worker {worker}: takes on a second copy of the function, epoch {epoch}");
                 let crew = Arc::new(Crew::new(Trait::Marked));
                 let seal = Seal { mark: crew::mark(), ..self.ground.seal.clone() };
                 let role = Role::Beside { crew: crew.clone(), root: None };
-                (crew, self.around(&state, seal, role), self.config.clone(), None)
+                (crew, self.around(&state, seal, role), self.config.clone(), None, None)
             }
             Plan::Guest(visit) => {
                 let Visit { function, config, environment, root, cage, user } = *visit;
@@ -242,7 +242,7 @@ impl Switch {
                 let role = Role::Beside { crew: crew.clone(), root: Some(root) };
                 let around = Surroundings { environment, ..self.around(&state, seal, role) };
                 let scope = self.guests.scope(place, function);
-                (crew, around, Arc::new(config), Some(scope))
+                (crew, around, Arc::new(config), Some(scope), Some(user))
             }
         };
         // A plan is only made for settings that ask for a worker.
@@ -255,7 +255,7 @@ impl Switch {
             }
         });
         mode.announce(&state);
-        let running = Running::new(place, scope, config, mode, self.ground.clock);
+        let running = Running::new(place, scope, config, mode, self.ground.clock).of(user);
         let running = self.seat(running, &state);
         self.lock().insert(worker, Life { running, crew, owner });
     }

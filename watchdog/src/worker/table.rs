@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use hyperfaas_protocol::control::{WORKERS, WorkerLoad, WorkerReport, WorkerState};
 use hyperfaas_protocol::moment::{Clock, Moment, SystemClock};
+use rustix::process::Uid;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 
@@ -33,6 +34,8 @@ pub(crate) struct Running {
     pub(crate) mode: Worker,
     /// A guest's place in the log, where every line about it belongs; `None` is the owner's function.
     pub(crate) guest: Option<Arc<Scope>>,
+    /// Whose its processes are, and nobody else's; guests have such a user.
+    pub(super) user: Option<Uid>,
     /// Who comes in next.
     pub(super) queue: Queue,
     counts: Counts,
@@ -170,6 +173,16 @@ impl Table {
         [tally(&seats[0]), tally(&seats[1])]
     }
 
+    /// Epochs and users of those workers that have a user of their own.
+    pub(crate) fn users(&self) -> [Option<(u64, Uid)>; WORKERS] {
+        let seats = self.lock();
+        let user = |seat: &Seat| {
+            let running = seat.running.as_ref()?;
+            Some((running.epoch, running.user?))
+        };
+        [user(&seats[0]), user(&seats[1])]
+    }
+
     /// Both workers as they stand, and every change.
     pub(crate) fn reports(&self) -> watch::Receiver<[WorkerReport; WORKERS]> {
         self.reports.subscribe()
@@ -231,7 +244,12 @@ impl Running {
         let limit = config.max_inflight.and_then(|max| u64::try_from(max.get()).ok()).unwrap_or(0);
         let counts = Counts { limit: limit.into(), ..Counts::default() };
         let queue = Queue::new(&config, clock.now());
-        Self { worker, epoch, config, mode, guest, queue, counts, clock }
+        Self { worker, epoch, config, mode, guest, user: None, queue, counts, clock }
+    }
+
+    /// The same, of a user that nobody else has.
+    pub(super) fn of(self, user: Option<Uid>) -> Self {
+        Self { user, ..self }
     }
 
     /// Takes a place for one request; whether it may have one is decided before.
@@ -342,6 +360,7 @@ impl WorkerTally {
             served: self.served,
             bounced: self.bounced,
             service_us: self.service_us.saturating_sub(from.service_us).checked_div(served),
+            ..WorkerLoad::default()
         }
     }
 }

@@ -320,10 +320,13 @@ fn take_limits(view: &mut ReplicaView, load: &Load) {
     }
 }
 
-/// What of a container's `cpu` its owner is taken to use: where there is a guest, by the requests both work on. The watchdog
-/// measures the container, not its processes.
+/// What of a container's `cpu` its owner is taken to use: where there is a guest, what the guest's processes have not, or, where the
+/// watchdog does not say, by the requests both work on.
 fn owners_part(cpu: u32, has_guest: bool, load: &Load) -> u32 {
     let Some([own, guests]) = load.workers.filter(|_| has_guest) else { return cpu };
+    if let Some(theirs) = guests.cpu_millicores {
+        return cpu.saturating_sub(u32::try_from(theirs).unwrap_or(u32::MAX));
+    }
     let [own, guests] = [own, guests].map(|worker| u128::from(worker.in_flight));
     let part = u128::from(cpu) * own / (own + guests).max(1);
     u32::try_from(part).unwrap_or(cpu)
