@@ -28,7 +28,7 @@ use crate::node::Node;
 use crate::node::rootfs::Roots;
 use crate::node::slot::Slots;
 use crate::node::visit::Users;
-use crate::scheduler::{FunctionPlan, Missing, Wanted, share_starts};
+use crate::scheduler::{Action, FunctionPlan, Missing, Wanted, share_starts};
 
 /// What the loop works with.
 #[derive(Clone)]
@@ -122,13 +122,17 @@ impl Reconciler {
         }
         budget.is_reserved = agenda.has_unserved();
         let mut missing = Vec::new();
+        let (mut lacking, mut has_begun) = (0, false);
         for key in &due {
             let share = self.share.as_ref();
             let wanted = functions.get(key).map(|function| wanted(function, share));
             let revision = wanted.as_ref().map_or(0, |wanted| wanted.revision);
             let Some(planned) = self.cluster.plan(key, wanted, &mut budget, now) else { continue };
             let FunctionPlan { plan, missing: count, missing_why, lacks, .. } = planned;
+            has_begun |=
+                plan.actions.iter().any(|action| matches!(action, Action::Specialise { .. }));
             if lacks.place {
+                lacking += 1;
                 agenda.wait_for_place(key, self.cluster.is_unserved(key));
             }
             if lacks.lookup {
@@ -147,12 +151,16 @@ impl Reconciler {
         if !due.is_empty() {
             debug!(functions = due.len(), starts = starts.len(), "planned");
         }
-        // What waits for visits to begin is looked at again when these have had their time; whoever found no place, although some
-        // are left or others take long to begin, before that.
+        // Starts that wait for visits are looked at again when these have had their time, and so are those for whom others' visits
+        // left no room. Places are left for others than who was tried: these are tried at once if anybody could take one.
         let is_left = budget.specialisations > 0 && !budget.offers.is_empty();
-        let again = if is_left { now } else { now.after(self.cluster.policy().answer_first_for) };
-        let may_come = is_left || (budget.specialisations == 0 && !budget.offers.is_empty());
-        let again = (agenda.wants_places() && may_come).then_some(again);
+        let is_full = budget.specialisations == 0 && !budget.offers.is_empty();
+        let later = now.after(self.cluster.policy().answer_first_for);
+        let again = match agenda.waiting_for_places() {
+            waiting if waiting > lacking && is_left => Some(if has_begun { now } else { later }),
+            1.. if is_full => Some(later),
+            _ => None,
+        };
         // Those who had waited for a start and need none any more leave it to the next in turn.
         let in_turn = (starts.len() < starts_left && agenda.is_anyone_starved()).then_some(now);
         let at = [agenda.next(), self.cluster.tend_at(now), again, in_turn];

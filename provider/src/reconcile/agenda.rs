@@ -134,9 +134,9 @@ impl Agenda {
         !self.unserved.is_empty()
     }
 
-    /// Whether anybody waits for a place.
-    pub(super) fn wants_places(&self) -> bool {
-        self.has_unserved() || !self.short.is_empty()
+    /// How many wait for a place.
+    pub(super) fn waiting_for_places(&self) -> usize {
+        self.unserved.len() + self.short.len()
     }
 
     /// When the next function is due by time.
@@ -206,7 +206,7 @@ mod tests {
         assert_eq!(due(&mut agenda, room), "a b la");
         assert!(agenda.has_unserved());
         assert_eq!(due(&mut agenda, room), "c served lb");
-        assert!(!agenda.wants_places());
+        assert_eq!(agenda.waiting_for_places(), 0);
         assert_eq!(due(&mut agenda, room), "lc");
     }
 }
