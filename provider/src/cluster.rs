@@ -32,7 +32,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::engine::{ContainerId, EngineFacts, Image, Observed, ReplicaId};
 use crate::scheduler::{
-    Action, Budget, FunctionPlan, Grant, NodeId, NodeView, Phase, PlaceKind, Policy, Wanted,
+    Action, Budget, FunctionPlan, Grant, Hosts, NodeId, NodeView, Phase, PlaceKind, Policy, Wanted,
 };
 
 use cell::Cell;
@@ -313,7 +313,7 @@ impl Cluster {
                 .policy
                 .specialisations_at_once
                 .saturating_sub(self.visits_beginning()),
-            nodes: self.nodes(),
+            hosts: Hosts::new(self.nodes()),
             offers: self.offers(),
         }
     }
@@ -333,7 +333,7 @@ impl Cluster {
         if !self.is_engine_up() {
             return None;
         }
-        self.recount(&cell, &mut budget.nodes, now);
+        self.recount(&cell, &mut budget.hosts, now);
         self.enrol(key, wanted.as_ref());
         let (lent, refusals) = self.lendable(key, &cell, wanted.as_ref(), now);
         budget.offers.extend(lent);
@@ -595,13 +595,15 @@ impl Cluster {
     }
 
     /// Brings the use of the cell's host up to date, here and in the budget at hand.
-    fn recount(&self, cell: &Cell, budget: &mut [NodeView], now: Moment) {
+    fn recount(&self, cell: &Cell, budget: &mut Hosts, now: Moment) {
         let (new, old) = cell.recount(now);
         if new != old {
-            for node in self.lock_nodes().iter_mut().chain(budget).take(2) {
+            let recount = |node: &mut NodeView| {
                 node.cpu_used = node.cpu_used.saturating_sub(old.0).saturating_add(new.0);
                 node.memory_used = node.memory_used.saturating_sub(old.1).saturating_add(new.1);
-            }
+            };
+            recount(&mut self.lock_nodes()[0]);
+            budget.change(NodeId::default(), recount);
         }
     }
 

@@ -8,7 +8,7 @@ use hyperfaas_protocol::control::WorkerState;
 use hyperfaas_protocol::moment::Moment;
 use hyperfaas_provider::engine::ReplicaId;
 use hyperfaas_provider::scheduler::{
-    Budget, FunctionView, Grant, ImageState, LoadView, NodeView, Phase, Policy, ReplicaView,
+    Budget, FunctionView, Grant, Hosts, ImageState, LoadView, NodeView, Phase, Policy, ReplicaView,
     Scaling, Seat, Snapshot, Wanted, place, plan, plan_function,
 };
 use hyperfaas_sim::profile::key;
@@ -87,11 +87,12 @@ fn placing(criterion: &mut Criterion) {
 fn one_event(criterion: &mut Criterion) {
     for others in [1, 100, 10_000] {
         let functions: Vec<_> = (0..=others).map(|index| function(index, 2)).collect();
+        let hosts = Hosts::new(vec![node()]);
         let mut budget =
-            Budget { starts: 4, specialisations: 8, nodes: vec![node()], offers: Vec::new() };
+            Budget { starts: 4, specialisations: 8, hosts: hosts.clone(), offers: Vec::new() };
         criterion.bench_function(&format!("one event beside {others} functions"), |bencher| {
             bencher.iter(|| {
-                budget.nodes[0] = node();
+                budget.hosts.copy_from(&hosts);
                 plan_function(
                     black_box(&functions[others / 2]),
                     &mut budget,

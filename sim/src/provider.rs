@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
 use std::rc::Rc;
 
 use hyperfaas_protocol::moment::Moment;
-use hyperfaas_provider::scheduler::{Policy, Rule, Why};
+use hyperfaas_provider::scheduler::{Budget, Policy, Rule, Why};
 
 use crate::measure::Outcome;
 use crate::profile::Profile;
@@ -116,6 +116,10 @@ pub struct Provider {
     groups: HashMap<u32, Rc<[u32]>>,
     /// Functions to plan for, each at most once.
     dirty: Vec<u32>,
+    /// Functions of the round at hand; empty between rounds.
+    due: Vec<u32>,
+    /// What the functions of a round share; of no meaning between rounds.
+    budget: Budget,
     /// When functions asked to be looked at; one that has changed its mind since is skipped.
     wakes: BinaryHeap<Reverse<(Moment, u32)>>,
     /// Starts that the engine has not answered.
@@ -158,6 +162,8 @@ impl Provider {
             standby: if scenario.policy.mode.has_multiplex() { scenario.standby } else { 0 },
             groups: groups(&scenario.profiles),
             dirty: Vec::new(),
+            due: Vec::new(),
+            budget: Budget::default(),
             wakes: BinaryHeap::new(),
             starting: 0,
             starts_max: scenario.policy.starts_at_once * scenario.nodes.len(),
@@ -226,16 +232,17 @@ impl Provider {
         for container in std::mem::take(&mut self.emptied) {
             site.stop(container, at);
         }
+        let mut due = std::mem::take(&mut self.due);
         loop {
-            let may_start = self.starting < self.starts_max;
-            let starved = if may_start { std::mem::take(&mut self.hungry) } else { Vec::new() };
-            let dirty = std::mem::take(&mut self.dirty);
-            if starved.is_empty() && dirty.is_empty() {
-                return;
-            }
+            due.clear();
             // Those that waited for a start first, each once.
-            let mut due = starved;
-            due.extend(dirty);
+            if self.starting < self.starts_max {
+                due.append(&mut self.hungry);
+            }
+            due.append(&mut self.dirty);
+            if due.is_empty() {
+                break;
+            }
             due.retain(|index| {
                 let function = &mut self.functions[*index as usize];
                 std::mem::replace(&mut function.planned_in, self.decisions.rounds)
@@ -247,9 +254,11 @@ impl Provider {
             }
             self.plan(&due, site, now, at);
             if self.dirty.is_empty() {
-                return;
+                break;
             }
         }
+        due.clear();
+        self.due = due;
     }
 
     /// The first decision that must not be, if there was one.

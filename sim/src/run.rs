@@ -47,6 +47,8 @@ pub struct Run<'a> {
     waking: Option<Nanos>,
     checks: Checks,
     recorder: Recorder,
+    /// Room for what is being told.
+    told: Vec<(Nanos, Notice)>,
     now: Nanos,
     events: u64,
     fingerprint: u64,
@@ -104,6 +106,7 @@ impl<'a> Run<'a> {
             waking: None,
             checks: Checks::new(scenario),
             recorder: Recorder::new(scenario),
+            told: Vec::new(),
             now: 0,
             events: 0,
             fingerprint: 0,
@@ -182,9 +185,11 @@ impl<'a> Run<'a> {
                 break;
             }
         }
-        for (request, outcome) in std::mem::take(&mut self.provider.verdicts) {
+        let mut verdicts = std::mem::take(&mut self.provider.verdicts);
+        for (request, outcome) in verdicts.drain(..) {
             self.conclude(request, outcome)?;
         }
+        self.provider.verdicts = verdicts;
         if let Some(moment) = self.provider.wake_at() {
             let at = self.clock.real(moment, self.now);
             if self.waking.is_none_or(|waking| at < waking) {
@@ -198,7 +203,7 @@ impl<'a> Run<'a> {
 
     fn deliver(&mut self) {
         // In the order in which they were told; a provider that acts on one may cause another.
-        let mut told = std::mem::take(&mut self.site.notices);
+        let mut told = std::mem::replace(&mut self.site.notices, std::mem::take(&mut self.told));
         for (at, mut notice) in told.drain(..) {
             let at = match self.links.deliver(&mut notice, at) {
                 Fate::At(at) => at,
@@ -219,6 +224,7 @@ impl<'a> Run<'a> {
                 self.queue.push(at, Event::Hear(notice));
             }
         }
+        self.told = told;
     }
 
     fn conclude(&mut self, request: Id, outcome: Outcome) -> Result<(), Box<Violation>> {

@@ -92,6 +92,8 @@ pub struct Request {
     pub sent: Option<(Id, u8, u64)>,
     /// When.
     pub sent_at: Nanos,
+    /// Its place among those that the worker works on.
+    pub(crate) spot: usize,
 }
 
 /// What things cost on this site.
@@ -131,6 +133,8 @@ pub struct Site {
     pub(crate) used_by_the_gone: f64,
     pub(crate) books: Books,
     starts: Vec<u32>,
+    /// Room for jobs that have just ended.
+    done: Vec<u32>,
 }
 
 impl Site {
@@ -149,6 +153,7 @@ impl Site {
             used_by_the_gone: 0.0,
             books: Books::default(),
             starts: vec![0; nodes.len()],
+            done: Vec::new(),
         }
     }
 
@@ -179,7 +184,14 @@ impl Site {
 
     /// A request has come.
     pub fn arrive(&mut self, function: u32, work: Work, now: Nanos) -> Id {
-        self.requests.insert(Request { function, arrived: now, work, sent: None, sent_at: 0 })
+        self.requests.insert(Request {
+            function,
+            arrived: now,
+            work,
+            sent: None,
+            sent_at: 0,
+            spot: 0,
+        })
     }
 
     /// A request is over, whatever its outcome.
@@ -234,13 +246,15 @@ impl Site {
 
     fn set_speeds(&mut self, node: usize, now: Nanos) {
         let speed = self.nodes[node].speed();
-        for id in self.nodes[node].busy.clone() {
-            if let Some(container) = self.containers.at_mut(id) {
+        let busy = std::mem::take(&mut self.nodes[node].busy);
+        for id in &busy {
+            if let Some(container) = self.containers.at_mut(*id) {
                 // Whether it has used up its quota by now is its own event's business, which is due now then.
                 container.group.set_speed(speed, now);
-                self.schedule(id);
+                self.schedule(*id);
             }
         }
+        self.nodes[node].busy = busy;
     }
 
     fn schedule(&mut self, id: Id) {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use hyperfaas_protocol::moment::Moment;
 
+use super::look::{Look, Sums};
 use super::policy::Policy;
 use super::scaling::Scaling;
 use super::snapshot::{FunctionView, ReplicaView};
@@ -37,20 +38,7 @@ const LASTING_HORIZON: Duration = Duration::from_secs(2);
 
 /// Millicores needed at `now`, by the newest rate there is.
 pub fn need(function: &FunctionView, policy: &Policy, now: Moment) -> f64 {
-    arriving(function, now) / share(policy.utilisation) + backlog(function, policy.backlog_horizon)
-}
-
-/// The same without head room: with less, queues grow.
-pub(super) fn bare_need(function: &FunctionView, policy: &Policy, now: Moment) -> f64 {
-    arriving(function, now) + backlog(function, policy.backlog_horizon)
-}
-
-fn arriving(function: &FunctionView, now: Moment) -> f64 {
-    let measured = measured_cpu(function, now);
-    match function.traffic.cost_us() {
-        Some(cost_us) => (function.traffic.rate(now) * cost_us / 1000.0).max(measured),
-        None => measured,
-    }
+    Look::at(function, policy, now).need()
 }
 
 /// Millicores needed by what lasts for seconds.
@@ -63,38 +51,31 @@ pub(super) struct Lasting {
 
 impl Lasting {
     /// `used` is what has been measured over a few seconds, millicores.
-    pub(super) fn of(function: &FunctionView, used: f64, policy: &Policy, now: Moment) -> Self {
-        let traffic = &function.traffic;
-        let share = share(policy.utilisation);
-        let backlog = backlog(function, LASTING_HORIZON);
-        let arriving = |rate: f64| match traffic.cost_us() {
+    pub(super) fn of(look: &Look<'_>, used: f64) -> Self {
+        let rates = look.function.traffic.lasting_rates(look.now);
+        let cost_us = look.sums.cost_us;
+        let backlog = backlog(cost_us, look.waiting(), LASTING_HORIZON);
+        let arriving = |rate: f64| match cost_us {
             Some(cost_us) => (rate * cost_us / 1000.0).max(used),
             // Nothing is known of what comes, so the newest measure counts.
-            None => measured_cpu(function, now),
+            None => look.sums.measured,
         };
         Self {
-            bare: arriving(traffic.lasting_rate(now)) + backlog,
-            steady: arriving(traffic.steady_rate(now)) / share + backlog,
+            bare: arriving(rates.lasting) + backlog,
+            steady: arriving(rates.steady) / share(look.policy.utilisation) + backlog,
         }
     }
 }
 
-/// Millicores that drain what waits or is in flight in `horizon`.
-fn backlog(function: &FunctionView, horizon: Duration) -> f64 {
-    let Some(cost_us) = function.traffic.cost_us() else { return 0.0 };
-    let waiting = f64::from(function.in_flight() + function.parked);
-    waiting * (cost_us / 1e6 / horizon.as_secs_f64().max(1e-3)).min(1.0) * 1000.0
+/// Millicores that drain `waiting` requests, parked or in flight, in `horizon`.
+pub(super) fn backlog(cost_us: Option<f64>, waiting: u32, horizon: Duration) -> f64 {
+    let Some(cost_us) = cost_us else { return 0.0 };
+    f64::from(waiting) * (cost_us / 1e6 / horizon.as_secs_f64().max(1e-3)).min(1.0) * 1000.0
 }
 
 /// Millicores that the function uses, or by what arrives is about to: what it adds to the use of its host.
 pub fn expected_use(function: &FunctionView, now: Moment) -> f64 {
-    let cost_us = function.traffic.cost_us().unwrap_or(0.0);
-    measured_cpu(function, now).max(function.traffic.rate(now) * cost_us / 1000.0)
-}
-
-/// Millicores that the ready replicas used by their last reports.
-pub(super) fn measured_cpu(function: &FunctionView, now: Moment) -> f64 {
-    function.ready().filter_map(|replica| fresh_cpu(replica, now)).map(f64::from).sum()
+    Sums::of(function, now).expected_use()
 }
 
 /// Millicores that `replica` used by its last report, if that is not old.

@@ -7,7 +7,9 @@
 
 mod action;
 mod demand;
+mod hosts;
 mod lend;
+mod look;
 mod multiplex;
 mod out;
 mod place;
@@ -25,6 +27,7 @@ mod tests;
 
 pub use action::{Action, PlaceKind, Plan, WorkerPlace};
 pub use demand::{comfort, expected_use, need};
+pub use hosts::Hosts;
 pub use lend::{Unlent, lends};
 pub use multiplex::wants_places;
 pub use out::{Scale, is_pressed, is_served};

@@ -9,29 +9,27 @@ use hyperfaas_protocol::control::WorkerState;
 use hyperfaas_protocol::moment::Moment;
 
 use super::action::{Action, PlaceKind, Plan, WorkerPlace};
-use super::demand::{bare_need, need};
+use super::look::Look;
 use super::out::{Scale, is_served};
 use super::plan::Budget;
 use super::policy::Policy;
 use super::scaling::Scaling;
 use super::snapshot::{FunctionView, GuestView, ImageState, Offer, Phase};
-use super::why::{Rule, Why, granted};
+use super::why::Rule;
 
 /// Asks for guest places where the function's own containers are not enough.
 pub(super) fn take_places(
-    function: &FunctionView,
+    look: &Look<'_>,
     scaling: &Scaling,
     budget: &mut Budget,
-    policy: &Policy,
-    now: Moment,
     plan: &mut Plan,
 ) {
+    let Look { function, policy, now, .. } = *look;
     let is_able = function.image == ImageState::Present && function.may_visit;
     if budget.offers.is_empty() || !is_able {
         return;
     }
-    let need = need(function, policy, now);
-    let Some(rule) = reason(function, scaling, bare_need(function, policy, now)) else { return };
+    let Some(rule) = reason(look, scaling, look.bare_need()) else { return };
     if let Some(failure) = function.visit_failure {
         let retry_at = failure.last.after(policy.backoff(failure.count));
         if now < retry_at {
@@ -54,7 +52,7 @@ pub(super) fn take_places(
         let kind = kind(&offer);
         let place =
             WorkerPlace { host: offer.host, worker: offer.worker, epoch: offer.epoch, kind };
-        let why = Why::of(rule, function, need, now);
+        let why = look.why(rule, look.need());
         plan.actions.push(Action::Specialise { function: function.key.clone(), place, why });
         budget.specialisations -= 1;
         left -= 1;
@@ -68,18 +66,15 @@ pub fn wants_places(
     policy: &Policy,
     now: Moment,
 ) -> bool {
-    reason(function, scaling, need(function, policy, now)).is_some()
+    let look = Look::at(function, policy, now);
+    reason(&look, scaling, look.need()).is_some()
 }
 
 /// Until when the function's own containers are not to be started: creating one takes the engine, and with it the processor, for
 /// longer than a visit takes to its first answer. `plan` has what is ordered now. `None`: they may be.
-pub(super) fn yields_until(
-    function: &FunctionView,
-    plan: &Plan,
-    policy: &Policy,
-    now: Moment,
-) -> Option<Moment> {
-    if function.ready().next().is_some() {
+pub(super) fn yields_until(look: &Look<'_>, plan: &Plan) -> Option<Moment> {
+    let Look { function, policy, now, sums } = *look;
+    if sums.ready > 0 {
         return None;
     }
     let until = |guest: &GuestView| match guest.state {
@@ -95,7 +90,8 @@ pub(super) fn yields_until(
 }
 
 /// Why guests are needed, if they are; head room, which `bare` is without, is phase 1's and 3's to make.
-fn reason(function: &FunctionView, scaling: &Scaling, bare: f64) -> Option<Rule> {
+fn reason(look: &Look<'_>, scaling: &Scaling, bare: f64) -> Option<Rule> {
+    let Look { function, sums, .. } = *look;
     if !is_served(function) {
         return (function.parked > 0).then_some(Rule::Waiting);
     }
@@ -103,14 +99,14 @@ fn reason(function: &FunctionView, scaling: &Scaling, bare: f64) -> Option<Rule>
         return Some(Rule::WorkerFull);
     }
     let guests = function.guests.iter().filter(|g| g.state != WorkerState::Draining).count();
-    let granted = granted(function)?;
+    let granted = sums.granted?;
     let is_at_ceiling = function.ready().all(|replica| {
         replica.grant.cpu.zip(scaling.ceiling.cpu).is_some_and(|(cpu, most)| cpu >= most)
     });
     // A guest is taken to bring as much as one replica has at its ceiling.
     let lent = scaling.ceiling.cpu.unwrap_or(0).saturating_mul(u32::try_from(guests).unwrap_or(0));
     // A request uses one CPU at most: while all that is in flight can run, nothing waits, whatever the rate says.
-    let running = f64::from(function.in_flight()) * 1000.0;
+    let running = f64::from(sums.in_flight) * 1000.0;
     let is_short = bare.min(running) > f64::from(granted) + f64::from(lent);
     (is_at_ceiling && is_short).then_some(Rule::AtCeiling)
 }
@@ -140,17 +136,14 @@ fn kind(offer: &Offer) -> PlaceKind {
 }
 
 /// Gives guest places back once the function's own replicas are enough.
-pub(super) fn give_back(
-    function: &FunctionView,
-    scale: &Scale,
-    policy: &Policy,
-    now: Moment,
-    plan: &mut Plan,
-) {
-    let ready = u32::try_from(function.ready().count()).unwrap_or(u32::MAX);
-    let own_are_enough = (ready >= scale.desired.max(1) && fits_own(function, policy, now))
-        || function.wanted.is_none();
-    let is_idle = function.parked == 0 && function.in_flight() == 0;
+pub(super) fn give_back(look: &Look<'_>, scale: &Scale, plan: &mut Plan) {
+    let Look { function, policy, now, sums } = *look;
+    if function.guests.is_empty() {
+        return;
+    }
+    let own_are_enough =
+        (sums.ready >= scale.desired.max(1) && fits_own(look)) || function.wanted.is_none();
+    let is_idle = look.is_quiet();
     // A guest of a revision that is no longer wanted goes as soon as something of the wanted one serves.
     let is_over = |revision: u64| {
         function.wanted.is_none()
@@ -170,23 +163,25 @@ pub(super) fn give_back(
             epoch: guest.epoch,
             kind,
         };
-        let why = Why::of(Rule::HandedOver, function, need(function, policy, now), now);
+        let why = look.why(Rule::HandedOver, look.need());
         plan.actions.push(Action::Release { function: function.key.clone(), place, why });
     }
 }
 
 /// Whether the function's own replicas can give what is needed: else a guest that goes comes straight back.
-fn fits_own(function: &FunctionView, policy: &Policy, now: Moment) -> bool {
+fn fits_own(look: &Look<'_>) -> bool {
+    let function = look.function;
     let ceiling = function.wanted.as_ref().and_then(|wanted| wanted.scaling.ceiling.cpu);
     let most = function.ready().try_fold(0_u32, |sum, replica| {
         let most = replica.grant.cpu?.max(ceiling.unwrap_or(0));
         Some(sum.saturating_add(most))
     });
-    most.is_none_or(|most| need(function, policy, now) <= f64::from(most))
+    most.is_none_or(|most| look.need() <= f64::from(most))
 }
 
 /// Sends guests away from the function's own containers while these are above their watermark.
-pub(super) fn evict(function: &FunctionView, policy: &Policy, now: Moment, plan: &mut Plan) {
+pub(super) fn evict(look: &Look<'_>, plan: &mut Plan) {
+    let function = look.function;
     let hosts = function.replicas.iter().filter(|replica| {
         let second = &replica.workers[1];
         replica.phase == Phase::Ready
@@ -201,7 +196,7 @@ pub(super) fn evict(function: &FunctionView, policy: &Policy, now: Moment, plan:
             epoch: replica.workers[1].epoch,
             kind: PlaceKind::Guest,
         };
-        let why = Why::of(Rule::OwnerNeeds, function, need(function, policy, now), now);
+        let why = look.why(Rule::OwnerNeeds, look.need());
         plan.actions.push(Action::Release { function: function.key.clone(), place, why });
     }
 }

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use hyperfaas_protocol::moment::Moment;
 
-use super::demand::{Lasting, limit_of_one, measured_cpu, need, whole};
+use super::demand::{Lasting, limit_of_one, whole};
+use super::look::Look;
 use super::policy::Policy;
 use super::scaling::{Metric, Scaling};
 use super::snapshot::{FunctionView, Phase, Wanted};
@@ -50,15 +51,11 @@ pub struct Scale {
     pub(super) restless: u32,
 }
 
-/// The scale of `function` at `now`, and why its number changed if it did.
+/// The scale of a function, and why its number changed if it did.
 ///
 /// `host` is how many millicores all its containers together could have: more containers bring no more than that.
-pub(super) fn rescale(
-    function: &FunctionView,
-    (wanted, host): (&Wanted, u32),
-    policy: &Policy,
-    now: Moment,
-) -> (Scale, Option<Rule>) {
+pub(super) fn rescale(look: &Look<'_>, wanted: &Wanted, host: u32) -> (Scale, Option<Rule>) {
+    let Look { function, policy, now, .. } = *look;
     let mut scale = function.scale;
     let scaling = &*wanted.scaling;
     if scale.call != wanted.call {
@@ -76,7 +73,7 @@ pub(super) fn rescale(
     }
     let before = scale.desired;
     let idle = now.since(function.traffic.last_busy().max(scale.floor_since));
-    let is_quiet = function.parked == 0 && function.in_flight() == 0;
+    let is_quiet = look.is_quiet();
     if is_quiet && scaling.zero_after.is_some_and(|after| idle >= after) {
         scale.is_asleep = true;
         scale.desired = 0;
@@ -89,7 +86,7 @@ pub(super) fn rescale(
     if is_quiet && idle >= policy.floor_for {
         scale.floor = scale.floor.min(scaling.min);
     }
-    let (asked, rule) = asked_by_load(function, (scaling, host), &mut scale, policy, now);
+    let (asked, rule) = asked_by_load(look, scaling, host, &mut scale);
     settle(&mut scale, asked, scaling, policy, now);
     let rule = match scale.desired.cmp(&before) {
         std::cmp::Ordering::Less => Some(Rule::Quiet),
@@ -142,36 +139,30 @@ fn settle(scale: &mut Scale, asked: u32, scaling: &Scaling, policy: &Policy, now
 }
 
 /// How many replicas the load asks for, bounds aside, and by which rule.
-fn asked_by_load(
-    function: &FunctionView,
-    (scaling, host): (&Scaling, u32),
-    scale: &mut Scale,
-    policy: &Policy,
-    now: Moment,
-) -> (u32, Rule) {
-    let waiting = by_waiting(function, scaling);
+fn asked_by_load(look: &Look<'_>, scaling: &Scaling, host: u32, scale: &mut Scale) -> (u32, Rule) {
+    let waiting = by_waiting(look, scaling);
     let per_replica = scaling.target * scaling.proportion;
     let load = match scaling.metric {
         Metric::Load => {
-            let by_cpu = by_cpu(function, (scaling, host), scale, policy, now);
-            let slow = by_slowness(function, host, scale, policy, now);
+            let by_cpu = by_cpu(look, scaling, host, scale);
+            let slow = by_slowness(look, host, scale);
             return [waiting, by_cpu, slow]
                 .into_iter()
                 .max_by_key(|(count, _)| *count)
                 .unwrap_or(waiting);
         }
-        Metric::Rps => function.traffic.steady_rate(now),
-        Metric::Capacity => f64::from(function.in_flight() + function.parked),
-        Metric::Cpu => measured_cpu(function, now),
+        Metric::Rps => look.function.traffic.steady_rate(look.now),
+        Metric::Capacity => f64::from(look.waiting()),
+        Metric::Cpu => look.sums.measured,
     };
     let by_target = (whole((load / per_replica).ceil()), Rule::Target);
     if by_target.0 >= waiting.0 { by_target } else { waiting }
 }
 
 /// Places for everything that is in flight or waits, where it is known how many a replica takes.
-fn by_waiting(function: &FunctionView, scaling: &Scaling) -> (u32, Rule) {
-    let all = function.in_flight() + function.parked;
-    match limit_of_one(function, scaling) {
+fn by_waiting(look: &Look<'_>, scaling: &Scaling) -> (u32, Rule) {
+    let all = look.waiting();
+    match limit_of_one(look.function, scaling) {
         Some(limit) => (all.div_ceil(limit.max(1)), Rule::WorkerFull),
         None => (u32::from(all > 0), Rule::Waiting),
     }
@@ -183,13 +174,8 @@ const TOLERANCE: f64 = 0.1;
 const USED_OVER: Duration = Duration::from_secs(5);
 
 /// Replicas for the CPU needed, sized by what one has without a burst: at once when phase 1 cannot carry it, else when it lasts.
-fn by_cpu(
-    function: &FunctionView,
-    (scaling, host): (&Scaling, u32),
-    scale: &mut Scale,
-    policy: &Policy,
-    now: Moment,
-) -> (u32, Rule) {
+fn by_cpu(look: &Look<'_>, scaling: &Scaling, host: u32, scale: &mut Scale) -> (u32, Rule) {
+    let Look { policy, now, .. } = *look;
     let (base, ceiling) = if policy.mode.has_up() {
         (scaling.base.cpu, scaling.ceiling.cpu)
     } else {
@@ -198,11 +184,9 @@ fn by_cpu(
     let (Some(base), Some(ceiling)) = (base, ceiling) else {
         return (0, Rule::AtCeiling);
     };
-    let live = function.replicas.iter().filter(|r| r.phase.is_live()).count();
-    #[expect(clippy::cast_precision_loss, reason = "a count of containers")]
-    let live = live as f64;
-    let used = scale.used.see(measured_cpu(function, now), USED_OVER, now);
-    let lasting = Lasting::of(function, used, policy, now);
+    let live = f64::from(look.sums.live);
+    let used = scale.used.see(look.sums.measured, USED_OVER, now);
+    let lasting = Lasting::of(look, used);
     let host = f64::from(host);
     let base = f64::from(base.max(1));
     let most = live * f64::from(ceiling);
@@ -226,24 +210,19 @@ fn by_cpu(
 }
 
 /// Up to twice as many when requests queue inside replicas that use all they can: a whole CPU each, having no quota.
-fn by_slowness(
-    function: &FunctionView,
-    host: u32,
-    scale: &mut Scale,
-    policy: &Policy,
-    now: Moment,
-) -> (u32, Rule) {
+fn by_slowness(look: &Look<'_>, host: u32, scale: &mut Scale) -> (u32, Rule) {
     /// A process with one thread that uses so many millicores has nothing left.
     const BUSY: f64 = 800.0;
     /// So many millicores must be left for one more to be of any use.
     const USEFUL: f64 = 500.0;
-    let ready = u32::try_from(function.ready().count()).unwrap_or(u32::MAX);
-    let has_quota = function.ready().any(|replica| replica.grant.cpu.is_some());
-    let is_slow = function.traffic.slowdown() >= f64::from(policy.slowdown)
-        && function.in_flight() >= ready.saturating_mul(policy.slowdown)
-        && measured_cpu(function, now) >= BUSY * f64::from(ready)
-        && measured_cpu(function, now) + USEFUL <= f64::from(host);
-    if ready == 0 || has_quota || !is_slow {
+    let Look { function, policy, now, sums } = *look;
+    let ready = sums.ready;
+    let has_quota = || function.ready().any(|replica| replica.grant.cpu.is_some());
+    let is_slow = sums.measured >= BUSY * f64::from(ready)
+        && sums.measured + USEFUL <= f64::from(host)
+        && sums.in_flight >= ready.saturating_mul(policy.slowdown)
+        && function.traffic.slowdown() >= f64::from(policy.slowdown);
+    if ready == 0 || !is_slow || has_quota() {
         scale.slow = None;
         return (0, Rule::Slow);
     }
@@ -256,21 +235,16 @@ fn by_slowness(
 }
 
 /// Whether time alone may change the answer, and when it is to be looked at again.
-pub(super) fn look_again(
-    function: &FunctionView,
-    wanted: &Wanted,
-    scale: &Scale,
-    policy: &Policy,
-    now: Moment,
-) -> Option<Moment> {
+pub(super) fn look_again(look: &Look<'_>, wanted: &Wanted, scale: &Scale) -> Option<Moment> {
+    let Look { function, policy, now, .. } = *look;
     if !policy.mode.has_out() || wanted.replicas == 0 || scale.is_asleep {
         return None;
     }
     let scaling = &*wanted.scaling;
-    let is_quiet = function.parked == 0 && function.in_flight() == 0;
+    let is_quiet = look.is_quiet();
     let lowest = scale.floor.max(scaling.min).max(1);
     let is_above = scale.desired > lowest || scale.above_base.is_some() || scale.slow.is_some();
-    if is_above || (!is_quiet && function.traffic.rate(now) > 0.0) {
+    if is_above || (!is_quiet && look.sums.rate > 0.0) {
         return Some(now.after(policy.tick));
     }
     let rest = function.traffic.last_busy().max(scale.floor_since);
@@ -286,8 +260,9 @@ pub(super) fn look_again(
 
 /// Whether more CPU is needed than what is ready has been granted: worth a plan at once.
 pub fn is_pressed(function: &FunctionView, policy: &Policy, now: Moment) -> bool {
-    let Some(granted) = super::why::granted(function) else { return false };
-    granted > 0 && need(function, policy, now) > f64::from(granted)
+    let look = Look::at(function, policy, now);
+    let Some(granted) = look.sums.granted else { return false };
+    granted > 0 && look.need() > f64::from(granted)
 }
 
 /// Whether anything of the function is ready to serve.

@@ -10,13 +10,13 @@ use hyperfaas_protocol::FunctionKey;
 use hyperfaas_protocol::moment::Moment;
 
 use super::action::{Action, PlaceKind, Plan};
-use super::demand::{expected_use, measured_cpu, need, whole};
+use super::demand::whole;
+use super::hosts::Hosts;
+use super::look::Look;
 use super::multiplex;
 use super::out::{Scale, look_again, rescale};
 use super::policy::Policy;
-use super::snapshot::{
-    FunctionView, ImageState, NodeView, Offer, Phase, ReplicaView, Snapshot, Wanted,
-};
+use super::snapshot::{FunctionView, ImageState, Offer, Phase, ReplicaView, Snapshot, Wanted};
 use super::up::Up;
 use super::why::{Rule, Why};
 
@@ -27,9 +27,9 @@ pub struct Budget {
     pub starts: usize,
     /// Specialisations that may begin.
     pub specialisations: usize,
-    /// The hosts, by [`super::NodeId`].
-    pub nodes: Vec<NodeView>,
-    /// Workers that could take on a guest.
+    /// The hosts.
+    pub hosts: Hosts,
+    /// Workers that could take on a guest; of interest only for functions that [`super::wants_places`] is true of.
     pub offers: Vec<Offer>,
 }
 
@@ -68,7 +68,7 @@ pub fn plan(snapshot: &Snapshot, policy: &Policy, now: Moment) -> Plan {
     let mut budget = Budget {
         starts: policy.starts_at_once.saturating_sub(under_way),
         specialisations: policy.specialisations_at_once,
-        nodes: snapshot.nodes.clone(),
+        hosts: Hosts::new(snapshot.nodes.clone()),
         offers: snapshot.offers.clone(),
     };
     let mut missing = Vec::new();
@@ -101,20 +101,21 @@ pub fn plan_function(
     clear_ended(function, &mut plan);
     let Some(wanted) = &function.wanted else {
         let all: Vec<_> = function.replicas.iter().collect();
-        let why = Why::of(Rule::Deleted, function, 0.0, now);
-        drain_first(function, &all, all.len(), why, &mut plan);
-        multiplex::give_back(function, &function.scale, policy, now, &mut plan);
+        let look = Look::at(function, policy, now);
+        drain_first(function, &all, all.len(), look.why(Rule::Deleted, 0.0), &mut plan);
+        multiplex::give_back(&look, &function.scale, &mut plan);
         return FunctionPlan { plan, scale: function.scale, missing: 0, missing_why: None };
     };
     give_up_late(function, policy, now, &mut plan);
-    let host = available_cpu(function, &budget.nodes, now);
-    let (mut scale, rule) = rescale(function, (wanted, host), policy, now);
-    let mut why = Why::of(rule.unwrap_or(Rule::Wanted), function, 0.0, now);
-    (why.desired, why.need) = (scale.desired, need(function, policy, now));
+    let look = Look::at(function, policy, now);
+    let (own, measured) = (whole(look.sums.expected_use()), whole(look.sums.measured));
+    let (mut scale, rule) = rescale(&look, wanted, budget.hosts.cpu_beside(own, measured));
+    let mut why = look.why(rule.unwrap_or(Rule::Wanted), look.need());
+    why.desired = scale.desired;
     let is_held = now < scale.hold_until;
     drain_surplus(function, wanted, &scale, (why, rule, is_held), &mut plan);
     let mut missing = missing_starts(function, wanted, &scale, policy, now, &mut plan);
-    let up = Up { function, scaling: &wanted.scaling, policy, now };
+    let up = Up { look: &look, scaling: &wanted.scaling };
     if policy.mode.has_up() {
         up.resize(&mut scale, budget, &mut plan);
         up.second_workers(budget, &mut plan);
@@ -123,11 +124,11 @@ pub fn plan_function(
         }
     }
     if policy.mode.has_multiplex() {
-        multiplex::evict(function, policy, now, &mut plan);
-        multiplex::take_places(function, &wanted.scaling, budget, policy, now, &mut plan);
-        multiplex::give_back(function, &scale, policy, now, &mut plan);
+        multiplex::evict(&look, &mut plan);
+        multiplex::take_places(&look, &wanted.scaling, budget, &mut plan);
+        multiplex::give_back(&look, &scale, &mut plan);
         if missing > 0
-            && let Some(until) = multiplex::yields_until(function, &plan, policy, now)
+            && let Some(until) = multiplex::yields_until(&look, &plan)
         {
             missing = 0;
             plan.wake(until);
@@ -136,22 +137,8 @@ pub fn plan_function(
             plan.wake(now.after(policy.tick));
         }
     }
-    look_again(function, wanted, &scale, policy, now).into_iter().for_each(|at| plan.wake(at));
+    look_again(&look, wanted, &scale).into_iter().for_each(|at| plan.wake(at));
     FunctionPlan { plan, scale, missing, missing_why: (missing > 0).then_some(why) }
-}
-
-/// Millicores that all containers of `function` together could have: what others, functions or not, do not use of all hosts.
-fn available_cpu(function: &FunctionView, nodes: &[NodeView], now: Moment) -> u32 {
-    if nodes.is_empty() || nodes.iter().any(|node| node.cpu == 0) {
-        return u32::MAX;
-    }
-    let own = whole(expected_use(function, now));
-    let add = |sum: u32, part: u32| sum.saturating_add(part);
-    let all = nodes.iter().map(|node| node.cpu).fold(0, add);
-    let used = nodes.iter().map(|node| node.cpu_used).fold(0, add);
-    let busy = nodes.iter().map(|node| node.cpu_busy).fold(0, add);
-    let others = busy.saturating_sub(whole(measured_cpu(function, now)));
-    all.saturating_sub(others.max(used.saturating_sub(own)))
 }
 
 fn clear_ended(function: &FunctionView, plan: &mut Plan) {

@@ -204,7 +204,7 @@ impl World {
         let mut budget = Budget {
             starts: self.policy.starts_at_once,
             specialisations: 4,
-            nodes: vec![self.node],
+            hosts: Hosts::new(vec![self.node]),
             offers: Vec::new(),
         };
         let now = self.now();
@@ -535,8 +535,8 @@ fn with_second(limit: u32, in_flight: u32) -> FunctionView {
 }
 
 fn actions(view: &FunctionView, offers: Vec<Offer>, ms: u64) -> Vec<Action> {
-    let mut budget =
-        Budget { starts: 4, specialisations: 4, nodes: vec![NodeView::default()], offers };
+    let hosts = Hosts::new(vec![NodeView::default()]);
+    let mut budget = Budget { starts: 4, specialisations: 4, hosts, offers };
     plan_function(view, &mut budget, &Policy::default(), Moment::from_millis(ms)).plan.actions
 }
 

@@ -14,14 +14,14 @@ use hyperfaas_protocol::moment::Moment;
 
 /// Buckets of each window.
 const BUCKETS: usize = 10;
-/// The short window shows a burst within its first requests.
-const SHORT: Duration = Duration::from_millis(250);
-/// The middle window shows what a burst settles at, which decides how many replicas it needs.
-const MIDDLE: Duration = Duration::from_secs(2);
-/// The long window shows what load there is, through the gaps of a Poisson process.
-const LONG: Duration = Duration::from_secs(10);
+/// Width of the short window's buckets, microseconds: it shows a burst within its first requests.
+const SHORT: u64 = 25_000;
+/// The middle window's: it shows what a burst settles at, which decides how many replicas it needs.
+const MIDDLE: u64 = 200_000;
+/// The long window's: it shows what load there is, through the gaps of a Poisson process.
+const LONG: u64 = 1_000_000;
 /// Fewer requests than this in the short window are chance, not a rate.
-const SHORT_LEAST: u32 = 5;
+const SHORT_LEAST: u64 = 5;
 /// How much of an old mean a new value leaves.
 const KEEP: f64 = 0.8;
 /// The cost of a request is that of about so many of the last ones.
@@ -32,9 +32,9 @@ const CREEP: f64 = 0.01;
 /// What is known of one function's requests.
 #[derive(Debug, Clone, Default)]
 pub struct Traffic {
-    short: Window,
-    middle: Window,
-    long: Window,
+    short: Window<SHORT>,
+    middle: Window<MIDDLE>,
+    long: Window<LONG>,
     /// Mean time from a place to the end of the answer, microseconds.
     service_us: Option<f64>,
     /// The same when there is no queue: follows the least seen, creeping upwards.
@@ -48,9 +48,10 @@ pub struct Traffic {
 impl Traffic {
     /// A request came.
     pub fn arrived(&mut self, now: Moment) {
-        self.short.add(SHORT, now);
-        self.middle.add(MIDDLE, now);
-        self.long.add(LONG, now);
+        let micros = micros(now);
+        self.short.add(micros);
+        self.middle.add(micros);
+        self.long.add(micros);
         self.busy = self.busy.max(now);
     }
 
@@ -81,21 +82,29 @@ impl Traffic {
 
     /// Requests per second at `now`, as the last quarter of a second shows them, or the last ten, whichever is more.
     pub fn rate(&self, now: Moment) -> f64 {
-        self.steady_rate(now).max(self.burst_rate(now))
+        let micros = micros(now);
+        self.long.rate(micros).max(self.burst_rate(micros))
     }
 
     /// Requests per second over the last ten seconds.
     pub fn steady_rate(&self, now: Moment) -> f64 {
-        self.long.rate(LONG, now)
+        self.long.rate(micros(now))
     }
 
     /// Requests per second over the last two seconds, or the last ten, whichever is more.
     pub fn lasting_rate(&self, now: Moment) -> f64 {
-        self.steady_rate(now).max(self.middle.rate(MIDDLE, now))
+        self.lasting_rates(now).lasting
     }
 
-    fn burst_rate(&self, now: Moment) -> f64 {
-        if self.short.count(SHORT, now) < SHORT_LEAST { 0.0 } else { self.short.rate(SHORT, now) }
+    /// What lasts for seconds.
+    pub(super) fn lasting_rates(&self, now: Moment) -> Rates {
+        let micros = micros(now);
+        let steady = self.long.rate(micros);
+        Rates { steady, lasting: steady.max(self.middle.rate(micros)) }
+    }
+
+    fn burst_rate(&self, micros: u64) -> f64 {
+        if self.short.count(micros) < SHORT_LEAST { 0.0 } else { self.short.rate(micros) }
     }
 
     /// CPU time of one request in microseconds; `None` before the first report of one that ended.
@@ -131,60 +140,82 @@ fn mean(old: Option<f64>, new: f64) -> f64 {
     old.map_or(new, |old| old * KEEP + new * (1.0 - KEEP))
 }
 
-/// Events of the last while, in buckets that follow one another.
+/// Requests per second.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rates {
+    /// Over the last ten seconds.
+    pub(super) steady: f64,
+    /// Over the last two seconds, or the last ten, whichever is more.
+    pub(super) lasting: f64,
+}
+
+/// Events of the last while, in buckets of `WIDTH` microseconds that follow one another; all moments in microseconds.
 #[derive(Debug, Clone, Copy, Default)]
-struct Window {
+struct Window<const WIDTH: u64> {
     counts: [u32; BUCKETS],
+    /// All counts together.
+    sum: u64,
     /// Number of the newest bucket since the start of time.
     newest: u64,
     /// Number of the bucket of the first event ever, plus one; 0 before it.
     first: u64,
 }
 
-impl Window {
-    fn add(&mut self, span: Duration, now: Moment) {
-        let number = bucket(span, now).max(self.newest);
+impl<const WIDTH: u64> Window<WIDTH> {
+    fn add(&mut self, micros: u64) {
+        let number = self.number(micros);
         for gone in (self.newest + 1..=number).rev().take(BUCKETS) {
-            self.counts[slot(gone)] = 0;
+            self.sum -= u64::from(std::mem::take(&mut self.counts[slot(gone)]));
         }
         self.newest = number;
         if self.first == 0 {
             self.first = number + 1;
         }
         let count = &mut self.counts[slot(number)];
-        *count = count.saturating_add(1);
+        if let Some(more) = count.checked_add(1) {
+            *count = more;
+            self.sum += 1;
+        }
     }
 
-    fn count(&self, span: Duration, now: Moment) -> u32 {
-        let number = bucket(span, now).max(self.newest);
-        let oldest = (number + 1).saturating_sub(BUCKETS as u64);
-        let known = oldest.max((self.newest + 1).saturating_sub(BUCKETS as u64));
-        (known..=self.newest).fold(0_u32, |sum, n| sum.saturating_add(self.counts[slot(n)]))
+    fn count(&self, micros: u64) -> u64 {
+        let passed = self.number(micros) - self.newest;
+        if passed >= BUCKETS as u64 {
+            return 0;
+        }
+        // The slots after the newest one hold the oldest counts, which are out of sight by now.
+        let gone = (1..=passed).map(|later| u64::from(self.counts[slot(self.newest + later)]));
+        self.sum - gone.sum::<u64>()
     }
 
     /// Over the whole span, or since the first event where that is less, but never over less than half of the span: two events
     /// that come together are no rate.
-    fn rate(&self, span: Duration, now: Moment) -> f64 {
-        if self.first == 0 {
+    fn rate(&self, micros: u64) -> f64 {
+        /// Microseconds of a second.
+        const SECOND: f64 = 1e6;
+        let count = self.count(micros);
+        if count == 0 {
             return 0.0;
         }
-        let number = bucket(span, now).max(self.newest);
-        let known = (number + 2 - self.first).clamp(BUCKETS as u64 / 2, BUCKETS as u64);
-        #[expect(clippy::cast_precision_loss, reason = "at most the number of buckets")]
-        let seconds = span.as_secs_f64() * known as f64 / BUCKETS as f64;
-        f64::from(self.count(span, now)) / seconds
+        let known = self.number(micros) + 2 - self.first;
+        let known = known.clamp(BUCKETS as u64 / 2, BUCKETS as u64);
+        #[expect(clippy::cast_precision_loss, reason = "counts, and at most a whole span")]
+        let (count, seconds) = (count as f64, (WIDTH * known) as f64 / SECOND);
+        count / seconds
+    }
+
+    /// The number of the bucket at a moment; an event from before the newest one counts as of now.
+    fn number(&self, micros: u64) -> u64 {
+        (micros / WIDTH).min(LAST).max(self.newest)
     }
 }
 
 /// The last bucket there is: what comes later comes then.
 const LAST: u64 = u64::MAX / 2;
 
-fn bucket(span: Duration, now: Moment) -> u64 {
-    let micros = |time: Duration| {
-        time.as_secs().saturating_mul(1_000_000).saturating_add(u64::from(time.subsec_micros()))
-    };
-    let width = (micros(span) / BUCKETS as u64).max(1);
-    (micros(now.since(Moment::ZERO)) / width).min(LAST)
+fn micros(now: Moment) -> u64 {
+    let time = now.since(Moment::ZERO);
+    time.as_secs().saturating_mul(1_000_000).saturating_add(u64::from(time.subsec_micros()))
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the remainder is below the number of buckets")]
@@ -274,7 +305,7 @@ mod tests {
                 now += gap;
                 traffic.arrived(at(now));
             }
-            let most = gaps.len() as f64 / (SHORT.as_secs_f64() / 2.0);
+            let most = gaps.len() as f64 / (SHORT as f64 * BUCKETS as f64 / 2e6);
             let rate = traffic.rate(at(now));
             prop_assert!(rate.is_finite() && rate >= 0.0 && rate <= most);
         }

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::look::Sums;
 use super::snapshot::FunctionView;
 use hyperfaas_protocol::moment::Moment;
 
@@ -106,23 +107,18 @@ pub struct Why {
 impl Why {
     /// What `function` shows at `now`, under `rule`.
     pub fn of(rule: Rule, function: &FunctionView, need: f64, now: Moment) -> Self {
-        let ready = function.ready().count();
+        let sums = Sums::of(function, now);
         Self {
             rule,
-            in_flight: function.in_flight(),
+            in_flight: sums.in_flight,
             parked: function.parked,
-            rate: function.traffic.rate(now),
+            rate: sums.rate,
             service_us: function.traffic.service_us(),
-            cost_us: function.traffic.cost_us(),
+            cost_us: sums.cost_us,
             need,
-            granted: granted(function),
-            ready: u32::try_from(ready).unwrap_or(u32::MAX),
+            granted: sums.granted,
+            ready: sums.ready,
             desired: function.scale.desired,
         }
     }
-}
-
-/// Millicores of all ready replicas together; `None` when one of them has no limit.
-pub(super) fn granted(function: &FunctionView) -> Option<u32> {
-    function.ready().try_fold(0_u32, |sum, replica| Some(sum.saturating_add(replica.grant.cpu?)))
 }

@@ -42,6 +42,7 @@ pub struct Function {
     /// The last round of planning it was part of.
     pub(crate) planned_in: u64,
     pub(crate) looked_at: Moment,
+    /// When it is to be looked at.
     pub(crate) wake_at: Option<Moment>,
 }
 
@@ -93,14 +94,14 @@ impl Function {
     }
 
     /// What its containers use by now: the expected CPU in equal shares, and the memory of their reports.
-    pub(crate) fn uses(&self, now: Moment) -> Vec<Use> {
+    pub(crate) fn uses(&self, now: Moment) -> impl Iterator<Item = Use> {
         let cpu = millicores(self.used_each(now));
-        let of = |replica: &ReplicaView| Use {
-            node: usize::from(replica.node.0),
+        let of = move |replica: &ReplicaView| Use {
+            node: replica.node,
             cpu: if replica.phase == Phase::Ready { cpu } else { 0 },
             memory: replica.load.and_then(|load| load.memory).unwrap_or(0),
         };
-        self.view.replicas.iter().map(of).collect()
+        self.view.replicas.iter().map(of)
     }
 
     pub(crate) fn index_of(&self, container: Id) -> Option<usize> {

@@ -7,8 +7,8 @@ use hyperfaas_protocol::control::WorkerState;
 use hyperfaas_protocol::moment::Moment;
 use hyperfaas_provider::engine::ReplicaId;
 use hyperfaas_provider::scheduler::{
-    Action, Budget, Grant, GuestView, ImageState, Missing, NodeId, Phase, PlaceKind, ReplicaView,
-    Why, WorkerPlace, plan_function, share_starts,
+    Action, Grant, GuestView, ImageState, Missing, NodeId, Phase, PlaceKind, ReplicaView, Why,
+    WorkerPlace, plan_function, share_starts,
 };
 
 use super::books::{container_of, millicores, name};
@@ -22,11 +22,12 @@ impl Provider {
     /// Plans for everything that is due and carries it out; starts are shared out last.
     pub(super) fn plan(&mut self, due: &[u32], site: &mut Site, now: Moment, at: Nanos) {
         self.shown = now;
-        let mut budget = self.budget();
+        self.share_out();
+        let mut budget = std::mem::take(&mut self.budget);
         let mut missing = Vec::new();
         for index in due {
             self.decisions.plans += 1;
-            budget.offers = self.offers(*index);
+            budget.offers = self.offers(*index, now);
             let function = &mut self.functions[*index as usize];
             let planned = plan_function(&function.view, &mut budget, &self.policy, now);
             function.view.scale = planned.scale;
@@ -34,26 +35,33 @@ impl Provider {
                 function.wake_at = planned.plan.wake_at;
                 self.wakes.extend(planned.plan.wake_at.map(|at| Reverse((at, *index))));
             }
-            self.planned_use = millicores(function.used_each(now));
+            if !planned.plan.actions.is_empty() {
+                self.planned_use = millicores(function.used_each(now));
+            }
             for action in planned.plan.actions {
                 self.carry_out(*index, action, site, now, at);
             }
             self.recount(*index, now);
             missing.extend(planned.missing_why.map(|why| (*index, planned.missing, why)));
         }
+        let starts = budget.starts;
+        self.budget = budget;
         if !missing.is_empty() {
-            self.share(&missing, budget.starts, site, now, at);
+            self.share(&missing, starts, site, now, at);
         }
     }
 
     /// Counts anew what a function uses of its nodes.
     fn recount(&mut self, index: u32, now: Moment) {
         let function = &mut self.functions[index as usize];
-        let after = function.uses(now);
-        if after != function.counted {
-            let before = std::mem::replace(&mut function.counted, after);
-            self.nodes.recount(&before, &function.counted);
+        if function.uses(now).eq(function.counted.iter().copied()) {
+            return;
         }
+        let mut counted = std::mem::take(&mut function.counted);
+        counted.drain(..).for_each(|used| self.nodes.less(used));
+        counted.extend(function.uses(now));
+        counted.iter().for_each(|used| self.nodes.more(*used));
+        function.counted = counted;
     }
 
     /// Starts what is missing, as far as `starts` goes; who got less than he misses waits for the next start to end.
@@ -84,16 +92,12 @@ impl Provider {
         }
     }
 
-    fn budget(&self) -> Budget {
-        Budget {
-            starts: self.starts_max.saturating_sub(self.starting),
-            specialisations: self
-                .policy
-                .specialisations_at_once
-                .saturating_sub(self.specialising.len()),
-            nodes: self.nodes.views.clone(),
-            offers: Vec::new(),
-        }
+    /// What the functions of one round share.
+    fn share_out(&mut self) {
+        self.budget.starts = self.starts_max.saturating_sub(self.starting);
+        let most = self.policy.specialisations_at_once;
+        self.budget.specialisations = most.saturating_sub(self.specialising.len());
+        self.budget.hosts.copy_from(&self.nodes.hosts);
     }
 
     fn start(&mut self, index: u32, site: &mut Site, now: Moment, at: Nanos) {
@@ -176,7 +180,7 @@ impl Provider {
         let Some(view) = function.replica(id) else { return };
         let before = std::mem::replace(&mut view.grant, grant);
         view.granted_at = self.shown;
-        let node = self.nodes.views[usize::from(view.node.0)];
+        let node = self.nodes.hosts.view(view.node).copied().unwrap_or_default();
         let (from, to) = (before.cpu.unwrap_or(0), grant.cpu.unwrap_or(0));
         let most = node.cpu_beside(self.planned_use);
         if to > from && to > most {

@@ -3,14 +3,14 @@
 //! The scheduler does not choose nodes: on one engine there is nothing to choose, in a swarm Swarm chooses. Here, as Swarm's
 //! default strategy does: the node with the fewest containers of the function, then with the fewest of all.
 
-use hyperfaas_provider::scheduler::{NodeId, NodeView};
+use hyperfaas_provider::scheduler::{Hosts, NodeId, NodeView};
 
 use crate::node::Size;
 
 /// The nodes.
 #[derive(Debug)]
 pub(crate) struct Nodes {
-    pub(crate) views: Vec<NodeView>,
+    pub(crate) hosts: Hosts,
     containers: Vec<u32>,
 }
 
@@ -21,7 +21,8 @@ impl Nodes {
             memory: size.memory,
             ..NodeView::default()
         };
-        Self { views: sizes.iter().map(view).collect(), containers: vec![0; sizes.len()] }
+        let hosts = Hosts::new(sizes.iter().map(view).collect());
+        Self { hosts, containers: vec![0; sizes.len()] }
     }
 
     /// The node for one more container of a function that has one on each of `own` already.
@@ -39,25 +40,27 @@ impl Nodes {
         self.containers[node] -= 1;
     }
 
-    /// What a function uses changed from `before` to `after`.
-    pub(crate) fn recount(&mut self, before: &[Use], after: &[Use]) {
-        for used in before {
-            let view = &mut self.views[used.node];
+    /// One container does not use this any more.
+    pub(crate) fn less(&mut self, used: Use) {
+        self.hosts.change(used.node, |view| {
             view.cpu_used = view.cpu_used.saturating_sub(used.cpu);
             view.memory_used = view.memory_used.saturating_sub(used.memory);
-        }
-        for used in after {
-            let view = &mut self.views[used.node];
+        });
+    }
+
+    /// One container uses this.
+    pub(crate) fn more(&mut self, used: Use) {
+        self.hosts.change(used.node, |view| {
             view.cpu_used = view.cpu_used.saturating_add(used.cpu);
             view.memory_used = view.memory_used.saturating_add(used.memory);
-        }
+        });
     }
 }
 
 /// What one container is counted with on its node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Use {
-    pub(crate) node: usize,
+    pub(crate) node: NodeId,
     /// Millicores.
     pub(crate) cpu: u32,
     /// Bytes.

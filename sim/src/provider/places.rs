@@ -4,7 +4,8 @@
 //! on offer is a generic worker of a container that runs, is not lent already, and whose owner is below its watermark: else a
 //! guest that its owner has just sent away would come straight back.
 
-use hyperfaas_provider::scheduler::{NodeId, Offer, lends};
+use hyperfaas_protocol::moment::Moment;
+use hyperfaas_provider::scheduler::{NodeId, Offer, lends, wants_places};
 
 use super::Provider;
 use super::books::name;
@@ -35,7 +36,7 @@ enum Pool {
 impl Provider {
     /// Starts what the pool lacks, stops what it has too much.
     pub(super) fn fill_pool(&mut self, site: &mut Site, at: Nanos) {
-        for node in 0..self.nodes.views.len() {
+        for node in 0..self.nodes.hosts.views().len() {
             let of_node =
                 |s: &&Standby| s.node == node && matches!(s.state, Pool::Starting | Pool::Free);
             let have = self.pool.iter().filter(of_node).count();
@@ -96,9 +97,13 @@ impl Provider {
         }
     }
 
-    /// Places that function `index` may take.
-    pub(super) fn offers(&self, index: u32) -> Vec<Offer> {
-        if !self.policy.mode.has_multiplex() {
+    /// Places that function `index` may take, where it needs some.
+    pub(super) fn offers(&self, index: u32, now: Moment) -> Vec<Offer> {
+        let view = &self.functions[index as usize].view;
+        let Some(wanted) = view.wanted.as_ref().filter(|_| self.policy.mode.has_multiplex()) else {
+            return Vec::new();
+        };
+        if !wants_places(view, &wanted.scaling, &self.policy, now) {
             return Vec::new();
         }
         let free = self.pool.iter().filter(|standby| standby.state == Pool::Free);

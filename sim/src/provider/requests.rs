@@ -134,7 +134,10 @@ impl Provider {
             let took = Duration::from_nanos(took);
             self.functions[index as usize].view.traffic.answered(took, now);
         }
-        self.functions[index as usize].bounces.remove(&request);
+        let bounces = &mut self.functions[index as usize].bounces;
+        if !bounces.is_empty() {
+            bounces.remove(&request);
+        }
         self.verdicts.push((request, outcome));
         self.release(index, site, at);
     }

@@ -6,7 +6,6 @@ use super::gauge::Gauge;
 use super::worker::Worker;
 use crate::cpu::Group;
 use crate::queue::Nanos;
-use crate::slab::Id;
 
 /// Whose container it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,12 +98,5 @@ impl Container {
     /// Requests in both workers.
     pub fn in_flight(&self) -> usize {
         self.workers.iter().map(Worker::in_flight).sum()
-    }
-
-    /// The worker that works on `request`, and whether it does or only keeps it waiting.
-    pub(super) fn worker_of(&mut self, request: Id) -> Option<(u8, &mut Worker)> {
-        (0_u8..).zip(&mut self.workers).find(|(_, worker)| {
-            worker.running.contains(&request) || worker.queued.contains(&request)
-        })
     }
 }

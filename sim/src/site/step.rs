@@ -35,9 +35,11 @@ impl Site {
 
     fn run(&mut self, id: Id, worker: u8, request: Id, now: Nanos) {
         let Some(container) = self.containers.at_mut(id) else { return };
-        let Some(found) = self.requests.at(request) else { return };
+        let Some(found) = self.requests.at_mut(request) else { return };
         let before = container.group.running();
-        container.workers[usize::from(worker)].running.push(request);
+        let running = &mut container.workers[usize::from(worker)].running;
+        found.spot = running.len();
+        running.push(request);
         container.group.add(request.place(), found.work.cpu, now);
         self.settle(id, before, now);
     }
@@ -75,7 +77,7 @@ impl Site {
         container.due = None;
         let before = container.group.running();
         container.group.turn(now);
-        let mut done = Vec::new();
+        let mut done = std::mem::take(&mut self.done);
         while let Some(job) = container.group.take_done(now) {
             done.push(job);
         }
@@ -93,7 +95,7 @@ impl Site {
             self.events.push(now + LOOK, Event::Look(id));
         }
         self.settle(id, before, now);
-        for job in done {
+        for job in done.drain(..) {
             let Some(request) = self.requests.id(job) else { continue };
             let wait = self.requests.at(request).map_or(0, |found| found.work.wait);
             if wait == 0 {
@@ -102,16 +104,26 @@ impl Site {
                 self.events.push(now + wait, Event::Waited(request));
             }
         }
+        self.done = done;
     }
 
     fn answered(&mut self, request: Id, now: Nanos) {
         let Some(found) = self.requests.at(request) else { return };
-        let Some((id, _, _)) = found.sent else { return };
+        let Some((id, worker, _)) = found.sent else { return };
+        let spot = found.spot;
         let took = now - found.arrived;
         let threads = self.profiles[found.function as usize].threads;
         let Some(container) = self.containers.at_mut(id) else { return };
-        let Some((worker, place)) = container.worker_of(request) else { return };
-        place.running.retain(|other| *other != request);
+        let place = &mut container.workers[usize::from(worker)];
+        if place.running.get(spot) != Some(&request) {
+            return; // it was lost with what worked on it
+        }
+        place.running.swap_remove(spot);
+        if let Some(moved) = place.running.get(spot)
+            && let Some(moved) = self.requests.at_mut(*moved)
+        {
+            moved.spot = spot;
+        }
         let next = threads
             .is_none_or(|most| place.running.len() < most as usize)
             .then(|| place.queued.pop_front())

@@ -15,7 +15,7 @@ pub struct Worker {
     pub function: Option<u32>,
     /// Of the order that gave it its function; 0 for the owner's.
     pub epoch: u64,
-    /// Requests its process works on.
+    /// Requests its process works on, in no order; each knows its place.
     pub running: Vec<Id>,
     /// Requests that wait for it in the container.
     pub queued: VecDeque<Id>,
