@@ -386,6 +386,9 @@ pub struct Load {
     /// CPU used since the report before, in thousandths of one CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_millicores: Option<u64>,
+    /// CPU time used since the container started, in microseconds; older watchdogs do not tell it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_us: Option<u64>,
     /// Its quota, in thousandths of one CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_max_millicores: Option<u64>,
@@ -470,6 +473,10 @@ mod tests {
         let line = r#"{"event":"load","in_flight":2,"served":0,"refused":0,"cpu_millicores":99}"#;
         assert_eq!(serde_json::to_string(&Report::Load(Box::new(load))).unwrap(), line);
         assert_eq!(read(line), Report::Load(Box::new(load)));
+        let load = Load { cpu_us: Some(7), ..load };
+        let newer = line.replace("99}", r#"99,"cpu_us":7}"#);
+        assert_eq!(serde_json::to_string(&Report::Load(Box::new(load))).unwrap(), newer);
+        assert_eq!(read(&newer), Report::Load(Box::new(load)));
     }
 
     #[test]
@@ -539,8 +546,8 @@ mod tests {
     fn the_longest_load_is_far_below_the_bound() {
         let workers = Some([WorkerLoad::default(); WORKERS]);
         let text = serde_json::to_string(&Load { workers, ..Load::default() }).unwrap();
-        let names = "in_flight_max service_us cpu_millicores cpu_max_millicores throttled_periods throttled_us \
+        let names = "in_flight_max service_us cpu_millicores cpu_us cpu_max_millicores throttled_periods throttled_us \
                      memory_bytes memory_max_bytes oom_kills cpu_stalled_basis_points memory_stalled_basis_points";
-        assert!(text.len() + names.len() + 29 * 24 < LINE_MAX / 2);
+        assert!(text.len() + names.len() + 30 * 24 < LINE_MAX / 2);
     }
 }

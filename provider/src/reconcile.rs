@@ -110,7 +110,7 @@ impl Reconciler {
         let functions = self.catalog.snapshot();
         self.cluster.set_busy(self.node.busy(now));
         let mut budget = self.cluster.budget();
-        let due = agenda.due(&functions, self.cluster.take_dirty(), budget.starts > 0, now);
+        let due = agenda.due(&functions, self.cluster.take_dirty(), budget.starts, now);
         let mut missing = Vec::new();
         for key in &due {
             let share = self.share.as_ref();
@@ -129,8 +129,10 @@ impl Reconciler {
         if !due.is_empty() {
             debug!(functions = due.len(), starts = starts.len(), "planned");
         }
+        // Those who had waited for a start and need none any more leave it to the next in turn.
+        let again = (starts.len() < budget.starts && agenda.is_anyone_starved()).then_some(now);
         // Starts that wait for visits to begin are looked at again when these have had their time.
-        agenda.next().into_iter().chain(self.cluster.tend_at(now)).min()
+        agenda.next().into_iter().chain(again).chain(self.cluster.tend_at(now)).min()
     }
 
     /// The present moment, as all decisions have it.

@@ -103,9 +103,9 @@ impl Links {
             && faults.lie > 0.0
             && container.serial() % 2 == 1
         {
-            load.cpu_millicores = load.cpu_millicores.map(|cpu| scaled(cpu, faults.lie));
-            load.in_flight = scaled(load.in_flight, faults.lie);
-            load.memory_bytes = load.memory_bytes.map(|bytes| scaled(bytes, faults.lie));
+            load.cpu_millicores = scaled(load.cpu_millicores, faults.lie);
+            load.cpu_us = scaled(load.cpu_us, faults.lie);
+            load.memory_bytes = scaled(load.memory_bytes, faults.lie);
         }
         if faults.late == 0 && faults.link_breaks == 0.0 && faults.doubled == 0.0 {
             return Fate::At(at);

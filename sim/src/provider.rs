@@ -13,7 +13,7 @@ mod places;
 mod requests;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
+use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
 use hyperfaas_protocol::moment::Moment;
@@ -118,17 +118,19 @@ pub struct Provider {
     dirty: Vec<u32>,
     /// Functions of the round at hand; empty between rounds.
     due: Vec<u32>,
-    /// What the functions of a round share; of no meaning between rounds.
+    /// What the functions of a round share; between rounds its hosts are those of `nodes`, unless something was promised.
     budget: Budget,
-    /// When functions asked to be looked at; one that has changed its mind since is skipped.
+    /// Whether the last round has promised CPU or memory of a host.
+    has_promised: bool,
+    /// When to look at functions; each has one entry, at the moment it asked for or before, and others that are out of date.
     wakes: BinaryHeap<Reverse<(Moment, u32)>>,
     /// Starts that the engine has not answered.
     starting: usize,
     starts_max: usize,
     /// Workers that are being given a function.
     specialising: HashSet<(Id, u8)>,
-    /// Functions that miss replicas because too many starts are under way.
-    hungry: Vec<u32>,
+    /// Functions that miss replicas because too many starts are under way, each once.
+    hungry: VecDeque<u32>,
     /// The moment of the plan being carried out.
     shown: Moment,
     /// Millicores that each container of the function whose plan is carried out was expected to use when it was planned.
@@ -149,13 +151,13 @@ pub struct Provider {
 
 impl Provider {
     pub(crate) fn new(scenario: &Scenario) -> Self {
+        let nodes = Nodes::new(&scenario.nodes);
         Self {
             policy: scenario.policy,
             period: scenario.period,
             parked_max: scenario.parked_max,
             waiting: 0,
             functions: scenario.profiles.iter().map(Function::new).collect(),
-            nodes: Nodes::new(&scenario.nodes),
             owners: Vec::new(),
             guests: HashMap::new(),
             pool: Vec::new(),
@@ -163,12 +165,14 @@ impl Provider {
             groups: groups(&scenario.profiles),
             dirty: Vec::new(),
             due: Vec::new(),
-            budget: Budget::default(),
+            budget: Budget { hosts: nodes.hosts.clone(), ..Budget::default() },
+            has_promised: false,
+            nodes,
             wakes: BinaryHeap::new(),
             starting: 0,
             starts_max: scenario.policy.starts_at_once * scenario.nodes.len(),
             specialising: HashSet::new(),
-            hungry: Vec::new(),
+            hungry: VecDeque::new(),
             shown: Moment::ZERO,
             planned_use: 0,
             emptied: Vec::new(),
@@ -208,7 +212,9 @@ impl Provider {
         for index in 0..self.functions.len() {
             self.touch(u32::try_from(index).expect("functions have small numbers"));
         }
-        self.fill_pool(site, at);
+        for node in 0..self.nodes.hosts.views().len() {
+            self.fill_pool(node, site, at);
+        }
         self.step(site, now, at);
     }
 
@@ -220,10 +226,28 @@ impl Provider {
             }
             self.wakes.pop();
             let function = &mut self.functions[index as usize];
-            if function.wake_at == Some(at) {
-                function.wake_at = None;
-                self.touch(index);
+            if function.queued_at != Some(at) {
+                continue; // an earlier one has taken its place
             }
+            function.queued_at = None;
+            match function.wake_at {
+                Some(due) if due > now => self.look_at(index, due),
+                Some(_) => {
+                    function.wake_at = None;
+                    self.touch(index);
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Has a function looked at by `at` at the latest; functions change their minds with every plan, so what they asked for
+    /// before stays in the queue, and what they ask for now waits behind it.
+    fn look_at(&mut self, index: u32, at: Moment) {
+        let function = &mut self.functions[index as usize];
+        if function.queued_at.is_none_or(|queued| at < queued) {
+            function.queued_at = Some(at);
+            self.wakes.push(Reverse((at, index)));
         }
     }
 
@@ -235,9 +259,11 @@ impl Provider {
         let mut due = std::mem::take(&mut self.due);
         loop {
             due.clear();
-            // Those that waited for a start first, each once.
-            if self.starting < self.starts_max {
-                due.append(&mut self.hungry);
+            // Those that waited for a start first, as many as may have one.
+            let starts = self.starts_max.saturating_sub(self.starting).min(self.hungry.len());
+            for index in self.hungry.drain(..starts) {
+                self.functions[index as usize].is_hungry = false;
+                due.push(index);
             }
             due.append(&mut self.dirty);
             if due.is_empty() {
@@ -253,11 +279,7 @@ impl Provider {
                 self.functions[*index as usize].is_dirty = false;
             }
             self.plan(&due, site, now, at);
-            if self.dirty.is_empty() {
-                break;
-            }
         }
-        due.clear();
         self.due = due;
     }
 

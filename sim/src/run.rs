@@ -18,7 +18,7 @@ use crate::site::{Notice, Site};
 use crate::slab::Id;
 
 /// What happens from outside the site.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 enum Event {
     /// The provider hears something.
     Hear(Notice),
@@ -208,7 +208,7 @@ impl<'a> Run<'a> {
             let at = match self.links.deliver(&mut notice, at) {
                 Fate::At(at) => at,
                 Fate::Twice(at) => {
-                    self.queue.push(at, Event::Hear(notice.clone()));
+                    self.queue.push(at, Event::Hear(notice));
                     at
                 }
                 Fate::Broken(container, back) => {

@@ -12,7 +12,7 @@ mod starts;
 mod step;
 mod worker;
 
-use hyperfaas_protocol::control::{Load, OwnerState, Watermark, WorkerState};
+use hyperfaas_protocol::control::{OwnerState, Watermark, WorkerState};
 
 use crate::chance::{Chance, Purpose};
 use crate::cpu::Quota;
@@ -53,7 +53,7 @@ pub enum Event {
 }
 
 /// What a provider hears.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Notice {
     /// The engine: the container runs.
     Started(Id),
@@ -66,7 +66,7 @@ pub enum Notice {
     /// The watchdog: on which side of its watermarks the container is.
     Marked(Id, Watermark),
     /// The watchdog: how much it has to do.
-    Load(Id, Box<Load>),
+    Load(Id, LoadTold),
     /// The engine: the container's main process ended.
     Died(Id),
     /// The engine: the container does not exist any more.
@@ -77,6 +77,19 @@ pub enum Notice {
     Bounced(Id),
     /// A connection: broken off after the request was taken.
     Lost(Id),
+}
+
+/// What a watchdog's load report says, as far as the provider decides by it: fields of `control::Load`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LoadTold {
+    /// Requests that are over, since it started.
+    pub served: u64,
+    /// Millicores used since the report before.
+    pub cpu_millicores: u64,
+    /// CPU time used since it started, µs.
+    pub cpu_us: u64,
+    /// Bytes used.
+    pub memory_bytes: u64,
 }
 
 /// A request on its way or being served.

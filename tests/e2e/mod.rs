@@ -3,6 +3,7 @@
 mod attacks;
 mod bad_images;
 mod deployment;
+mod extremes;
 mod guests;
 mod hostile;
 mod later;

@@ -51,7 +51,7 @@ impl Stream {
 }
 
 /// The CPU that the kernel lets a container use, in percent of one.
-fn quota(container: &str) -> u64 {
+pub(super) fn quota(container: &str) -> u64 {
     let read = |path: &str| std::fs::read_to_string(Path::new("/sys/fs/cgroup").join(path)).ok();
     let number = |text: &str| text.trim().parse::<u64>().expect("a number");
     let v1 = ["cpu", "cpu,cpuacct"].iter().find_map(|cpu| {
@@ -69,7 +69,7 @@ fn quota(container: &str) -> u64 {
 }
 
 /// The last decisions on `name`, as (action, rule).
-async fn decisions(stack: &Stack, name: &str) -> Vec<(String, String)> {
+pub(super) async fn decisions(stack: &Stack, name: &str) -> Vec<(String, String)> {
     let path = format!("/system/hyperfaas/functions/{name}/decisions");
     let answer = stack.ask_provider(&path).await;
     assert_eq!(answer.status(), StatusCode::OK);
@@ -131,7 +131,7 @@ async fn replicas_follow_the_rate_up_to_their_maximum_and_back() {
 }
 
 #[tokio::test]
-async fn an_idle_function_goes_to_zero_and_200_first_requests_wake_it_once() {
+async fn an_idle_function_goes_to_zero_and_a_thousand_first_requests_wake_it_once() {
     let stack = Stack::start().await;
     let labels = json!({ "labels": {
         "com.openfaas.scale.zero": "true", "com.openfaas.scale.zero-duration": "2s"
@@ -141,7 +141,7 @@ async fn an_idle_function_goes_to_zero_and_200_first_requests_wake_it_once() {
     stack.eventually("nothing is left", async || stack.containers("f").is_empty()).await;
     assert_eq!(stack.status("f").await["replicas"], 0);
     let mut callers = JoinSet::new();
-    for _ in 0..200 {
+    for _ in 0..1000 {
         let request = stack.http.get(stack.gateway("/function/f/sleep?ms=1")).send();
         callers.spawn(async move { request.await.expect("an answer").status() });
     }

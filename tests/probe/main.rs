@@ -1,11 +1,13 @@
 //! The function that the end-to-end tests deploy: does on request what a test wants to see.
 //!
 //! Listens on the port in `PROBE_PORT`, else 8080. With `PROBE_FAIL=exit` it ends at once with status 3; with
-//! `PROBE_FAIL=silent` it never listens, with `PROBE_FAIL=at-home` it does so only as a guest.
+//! `PROBE_FAIL=silent` it never listens, with `PROBE_FAIL=at-home` it does so only as a guest. Where it is started as the
+//! watchdog of a container, it is one that lies.
 #![expect(clippy::print_stdout, reason = "its output is what the log tests read")]
 
 mod attack;
 mod hostile;
+mod liar;
 
 use std::time::Duration;
 
@@ -18,6 +20,7 @@ use axum::routing::{any, get};
 use futures_util::{StreamExt, stream};
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
+use hyperfaas_protocol::control::BOOT_VARIABLE;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -28,6 +31,10 @@ const GUESTS: u32 = 0x4000_0000;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> std::io::Result<()> {
+    let boot = std::env::var(BOOT_VARIABLE).ok().and_then(|boot| serde_json::from_str(&boot).ok());
+    if let Some(boot) = boot {
+        return liar::run(boot).await;
+    }
     match std::env::var("PROBE_FAIL").as_deref() {
         Ok("exit") => {
             eprintln!("probe: ending as asked");

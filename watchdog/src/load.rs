@@ -205,6 +205,7 @@ fn load(from: &Taken, to: &Taken, limit: Option<usize>) -> Load {
         refused: tally.refused,
         service_us: tally.service_us.saturating_sub(from.tally.service_us).checked_div(served),
         cpu_millicores: cpu_us.and_then(|us| millicores(us, span_us)),
+        cpu_us: usage.cpu_us,
         cpu_max_millicores: usage.quota.and_then(|q| millicores(q.quota_us, q.period_us)),
         throttled_periods: usage.throttled_periods,
         throttled_us: usage.throttled_us,
@@ -279,6 +280,7 @@ mod tests {
             refused: 1,
             service_us: Some(500),
             cpu_millicores: Some(200),
+            cpu_us: Some(250_000),
             cpu_max_millicores: Some(500),
             workers: Some([
                 WorkerLoad { served: 5, service_us: Some(200), ..WorkerLoad::default() },
@@ -289,7 +291,7 @@ mod tests {
         assert_eq!(told, expected);
         let nothing = Taken { at: at(2000), usage: Usage::default(), tally, workers };
         let told = load(&nothing, &nothing, None);
-        assert_eq!((told.service_us, told.cpu_millicores), (None, None));
+        assert_eq!((told.service_us, told.cpu_millicores, told.cpu_us), (None, None, None));
     }
 
     /// A debug build on a machine that may be busy: the bound is 20 times what it takes.

@@ -157,7 +157,7 @@ fn a_busy_container_reports_and_an_idle_one_says_so_once_and_sleeps() {
     let load = report(&mut link);
     let expected = serde_json::json!({
         "event": "load", "in_flight": 1, "in_flight_max": 3, "served": 0, "refused": 0,
-        "cpu_millicores": 0, "cpu_max_millicores": 100, "throttled_periods": 0,
+        "cpu_millicores": 0, "cpu_us": 0, "cpu_max_millicores": 100, "throttled_periods": 0,
         "memory_bytes": 100, "memory_max_bytes": 1000,
         "workers": [
             { "epoch": 0, "in_flight": 1, "queued": 0, "in_flight_max": 3, "served": 0, "bounced": 0 },

@@ -417,6 +417,36 @@ fn repeated_and_impossible_reports_teach_nothing_wrong() {
     assert_eq!(cost(&cluster), Some(10_000.0));
 }
 
+#[test]
+fn an_idle_gap_between_reports_makes_requests_no_dearer() {
+    let cost = |sums: bool| {
+        let cluster = Cluster::default();
+        ready(&cluster, 1);
+        // Ten requests of 10 ms within a second of work, told 2.4 s after the report before.
+        let load = |served, cpu_us| Load {
+            served,
+            cpu_millicores: Some(100),
+            cpu_us: Some(cpu_us).filter(|_| sums),
+            ..Load::default()
+        };
+        cluster.loaded(&key(), &id(1), load(10, 500_000), at(1_000));
+        cluster.loaded(&key(), &id(1), load(20, 600_000), at(3_400));
+        view(&cluster).traffic.cost_us()
+    };
+    assert_eq!(cost(true), Some(10_000.0));
+    assert_eq!(cost(false), Some(24_000.0), "an older watchdog does not tell better");
+}
+
+#[test]
+fn a_sum_that_begins_anew_teaches_nothing() {
+    let cluster = Cluster::default();
+    ready(&cluster, 1);
+    let load = |served, cpu_us| Load { served, cpu_us: Some(cpu_us), ..Load::default() };
+    cluster.loaded(&key(), &id(1), load(10, 500_000), at(1_000));
+    cluster.loaded(&key(), &id(1), load(20, 400_000), at(2_000));
+    assert_eq!(view(&cluster).traffic.cost_us(), None);
+}
+
 #[tokio::test]
 async fn idle_resolves_when_the_last_ticket_is_dropped() {
     let cluster = Cluster::default();

@@ -20,17 +20,18 @@ pub(super) struct Agenda {
     /// Functions to look at again, by time; and the same by function.
     times: BTreeSet<(Moment, FunctionKey)>,
     by_key: HashMap<FunctionKey, Moment>,
-    /// Functions that miss replicas while too many starts are under way.
+    /// Functions that miss replicas while too many starts are under way, each once; and the same to look up.
     starved: VecDeque<FunctionKey>,
+    is_starved: HashSet<FunctionKey>,
 }
 
 impl Agenda {
-    /// Every function to be planned now, each once.
+    /// Every function to be planned now, each once; of those that wait for a start, as many as `starts` may begin.
     pub(super) fn due(
         &mut self,
         functions: &Arc<Functions>,
         dirty: HashSet<FunctionKey>,
-        may_start: bool,
+        starts: usize,
         now: Moment,
     ) -> Vec<FunctionKey> {
         let mut due = Vec::new();
@@ -40,8 +41,9 @@ impl Agenda {
                 due.push(key);
             }
         };
-        if may_start {
-            self.starved.drain(..).for_each(&mut add);
+        for key in self.starved.drain(..starts.min(self.starved.len())) {
+            self.is_starved.remove(&key);
+            add(key);
         }
         while let Some((at, _)) = self.times.first()
             && *at <= now
@@ -79,9 +81,14 @@ impl Agenda {
 
     /// Plans `key` again as soon as a start may begin.
     pub(super) fn wait_for_start(&mut self, key: &FunctionKey) {
-        if !self.starved.contains(key) {
+        if self.is_starved.insert(key.clone()) {
             self.starved.push_back(key.clone());
         }
+    }
+
+    /// Whether some function waits for a start.
+    pub(super) fn is_anyone_starved(&self) -> bool {
+        !self.starved.is_empty()
     }
 
     /// When the next function is due by time.
@@ -120,11 +127,15 @@ mod tests {
         agenda.wait_for_start(&key("a"));
         agenda.wait_for_start(&key("s"));
         let dirty = || HashSet::from([key("a")]);
-        assert_eq!(names(&agenda.due(&functions, dirty(), false, at(5))), ["a"]);
-        assert_eq!(names(&agenda.due(&functions, dirty(), true, at(20))), ["s", "a"]);
+        assert_eq!(names(&agenda.due(&functions, dirty(), 0, at(5))), ["a"]);
+        assert_eq!(names(&agenda.due(&functions, HashSet::new(), 1, at(5))), ["s"]);
+        agenda.wait_for_start(&key("s"));
+        assert!(agenda.is_anyone_starved());
+        assert_eq!(names(&agenda.due(&functions, dirty(), 4, at(20))), ["a", "s"]);
+        assert!(!agenda.is_anyone_starved());
         assert_eq!(agenda.next(), Some(at(500)));
-        assert!(agenda.due(&functions, HashSet::new(), true, at(20)).is_empty());
+        assert!(agenda.due(&functions, HashSet::new(), 4, at(20)).is_empty());
         let end = at(500).after(Duration::from_secs(1));
-        assert_eq!(names(&agenda.due(&functions, HashSet::new(), true, end)), ["late"]);
+        assert_eq!(names(&agenda.due(&functions, HashSet::new(), 4, end)), ["late"]);
     }
 }

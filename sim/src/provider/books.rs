@@ -29,8 +29,8 @@ pub struct Function {
     pub view: FunctionView,
     /// The containers of the view's replicas, in their order.
     pub(crate) containers: Vec<Id>,
-    /// Requests served when the last report of each came, and when that was.
-    pub(crate) served: Vec<Option<(u64, Moment)>>,
+    /// Requests served and CPU time used, µs, when the last report of each came, and when that was.
+    pub(crate) served: Vec<Option<(u64, u64, Moment)>>,
     /// What it was counted with on its nodes last.
     pub(crate) counted: Vec<Use>,
     pub(crate) seats: Vec<Seat>,
@@ -42,8 +42,12 @@ pub struct Function {
     /// The last round of planning it was part of.
     pub(crate) planned_in: u64,
     pub(crate) looked_at: Moment,
+    /// Whether it waits for a start.
+    pub(crate) is_hungry: bool,
     /// When it is to be looked at.
     pub(crate) wake_at: Option<Moment>,
+    /// The moment of its entry in the queue of those.
+    pub(crate) queued_at: Option<Moment>,
 }
 
 impl Function {
@@ -68,7 +72,9 @@ impl Function {
             is_dirty: false,
             planned_in: u64::MAX,
             looked_at: Moment::ZERO,
+            is_hungry: false,
             wake_at: None,
+            queued_at: None,
         }
     }
 

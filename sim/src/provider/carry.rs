@@ -1,14 +1,13 @@
 //! The scheduler's plans, and what becomes of them: counted in the views first, then done on the site, as `reconcile` does.
 
-use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use hyperfaas_protocol::control::WorkerState;
 use hyperfaas_protocol::moment::Moment;
 use hyperfaas_provider::engine::ReplicaId;
 use hyperfaas_provider::scheduler::{
-    Action, Grant, GuestView, ImageState, Missing, NodeId, Phase, PlaceKind, ReplicaView, Why,
-    WorkerPlace, plan_function, share_starts,
+    Action, Grant, GuestView, Hosts, ImageState, Missing, NodeId, Phase, PlaceKind, ReplicaView,
+    Why, WorkerPlace, plan_function, share_starts,
 };
 
 use super::books::{container_of, millicores, name};
@@ -27,21 +26,20 @@ impl Provider {
         let mut missing = Vec::new();
         for index in due {
             self.decisions.plans += 1;
+            // As `cluster` does: what the function itself is counted with is to be what its plan takes it to use.
+            self.recount(*index, &mut budget.hosts, now);
             budget.offers = self.offers(*index, now);
             let function = &mut self.functions[*index as usize];
             let planned = plan_function(&function.view, &mut budget, &self.policy, now);
             function.view.scale = planned.scale;
-            if function.wake_at != planned.plan.wake_at {
-                function.wake_at = planned.plan.wake_at;
-                self.wakes.extend(planned.plan.wake_at.map(|at| Reverse((at, *index))));
-            }
+            function.wake_at = planned.plan.wake_at;
             if !planned.plan.actions.is_empty() {
                 self.planned_use = millicores(function.used_each(now));
             }
+            planned.plan.wake_at.into_iter().for_each(|at| self.look_at(*index, at));
             for action in planned.plan.actions {
                 self.carry_out(*index, action, site, now, at);
             }
-            self.recount(*index, now);
             missing.extend(planned.missing_why.map(|why| (*index, planned.missing, why)));
         }
         let starts = budget.starts;
@@ -51,16 +49,22 @@ impl Provider {
         }
     }
 
-    /// Counts anew what a function uses of its nodes.
-    fn recount(&mut self, index: u32, now: Moment) {
+    /// Counts anew what a function uses of its nodes, in the books and in the round's.
+    fn recount(&mut self, index: u32, hosts: &mut Hosts, now: Moment) {
         let function = &mut self.functions[index as usize];
         if function.uses(now).eq(function.counted.iter().copied()) {
             return;
         }
         let mut counted = std::mem::take(&mut function.counted);
-        counted.drain(..).for_each(|used| self.nodes.less(used));
+        for used in counted.drain(..) {
+            used.leave(&mut self.nodes.hosts);
+            used.leave(hosts);
+        }
         counted.extend(function.uses(now));
-        counted.iter().for_each(|used| self.nodes.more(*used));
+        for used in &counted {
+            used.join(&mut self.nodes.hosts);
+            used.join(hosts);
+        }
         function.counted = counted;
     }
 
@@ -84,7 +88,12 @@ impl Provider {
         share_starts(&mut all, starts, &mut actions);
         let by_key: HashMap<_, _> =
             keys.iter().zip(missing).map(|(key, one)| (key, one.0)).collect();
-        self.hungry.extend(all.iter().filter(|one| one.count > 0).map(|one| by_key[one.key]));
+        for one in all.iter().filter(|one| one.count > 0) {
+            let index = by_key[one.key];
+            if !std::mem::replace(&mut self.functions[index as usize].is_hungry, true) {
+                self.hungry.push_back(index);
+            }
+        }
         for action in actions {
             let index = by_key[action.function()];
             self.note(index, What::Start, action.why(), at);
@@ -97,7 +106,10 @@ impl Provider {
         self.budget.starts = self.starts_max.saturating_sub(self.starting);
         let most = self.policy.specialisations_at_once;
         self.budget.specialisations = most.saturating_sub(self.specialising.len());
-        self.budget.hosts.copy_from(&self.nodes.hosts);
+        // A hundred hosts are too many to copy for each event, of which few promise anything.
+        if std::mem::take(&mut self.has_promised) {
+            self.budget.hosts.copy_from(&self.nodes.hosts);
+        }
     }
 
     fn start(&mut self, index: u32, site: &mut Site, now: Moment, at: Nanos) {
@@ -145,7 +157,10 @@ impl Provider {
             Action::Clear { replica, .. } => {
                 self.leave(index, container_of(&replica), site, now, at);
             }
-            Action::Resize { replica, grant, .. } => self.resize(index, &replica, grant, site, at),
+            Action::Resize { replica, grant, .. } => {
+                self.has_promised = true;
+                self.resize(index, &replica, grant, site, at);
+            }
             Action::Specialise { place, .. } => self.specialise(index, &place, site, now, at),
             Action::Release { place, .. } => self.take_back(index, &place, site, now, at),
         }
@@ -243,7 +258,7 @@ impl Provider {
             view.in_flight = 0;
         }
         if place.kind != PlaceKind::Own {
-            self.lend(id, place.worker, index);
+            self.lend((id, place.worker), index, site, at);
             let view = &mut self.functions[index as usize].view;
             let revision = view.revision();
             view.guests.push(GuestView {

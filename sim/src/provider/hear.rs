@@ -1,13 +1,13 @@
 //! What the provider makes of what it hears, as `cluster` and `link` do.
 
-use hyperfaas_protocol::control::{Level, Load, OwnerState, Watermark, WorkerState};
+use hyperfaas_protocol::control::{Level, OwnerState, Watermark, WorkerState};
 use hyperfaas_protocol::moment::Moment;
 use hyperfaas_provider::scheduler::{Failure, GuestView, LoadView, Phase};
 
 use super::Provider;
 use crate::measure::Outcome;
 use crate::queue::Nanos;
-use crate::site::{Notice, Site};
+use crate::site::{LoadTold, Notice, Site};
 use crate::slab::Id;
 
 /// A container that ends sooner than this after it was ready counts as a failed start, as in `cluster::cell`.
@@ -30,7 +30,7 @@ impl Provider {
                 self.worker(id, (worker, epoch, state), site, now, at);
             }
             Notice::Marked(id, mark) => self.marked(id, mark),
-            Notice::Load(id, load) => self.load(id, &load, now),
+            Notice::Load(id, load) => self.load(id, load, now),
             Notice::Died(id) => self.died(id, site, now, at),
             Notice::Removed(id) => self.removed(id, site, at),
         }
@@ -173,22 +173,22 @@ impl Provider {
         self.touch(index);
     }
 
-    fn load(&mut self, id: Id, load: &Load, now: Moment) {
+    fn load(&mut self, id: Id, load: LoadTold, now: Moment) {
         let Some(index) = self.owner_of(id) else { return };
         let function = &mut self.functions[index as usize];
         let Some(place) = function.index_of(id) else { return };
-        let cpu = load.cpu_millicores.map(|cpu| u32::try_from(cpu).unwrap_or(u32::MAX));
-        let last = function.served[place].replace((load.served, now));
-        // As `cluster::cell` reckons: a report that was missed says nothing of what a request costs.
-        if let (Some((served, since)), Some(cpu)) = (last, cpu)
+        let cpu = u32::try_from(load.cpu_millicores).unwrap_or(u32::MAX);
+        let last = function.served[place].replace((load.served, load.cpu_us, now));
+        // As `cluster::cell` reckons: what is used in a long gap, or before a sum that begins anew, is no request's.
+        if let Some((served, before_us, since)) = last
             && now.since(since) <= REPORT_MOST
-            && served <= load.served
+            && let Some(served) = load.served.checked_sub(served)
+            && let Some(used_us) = load.cpu_us.checked_sub(before_us)
         {
-            let used_us = f64::from(cpu) * now.since(since).as_secs_f64() * 1e3;
-            function.view.traffic.used(used_us, load.served - served);
+            function.view.traffic.used(used_us as f64, served);
         }
         let replica = &mut function.view.replicas[place];
-        replica.load = Some(LoadView { cpu, memory: load.memory_bytes, at: now });
+        replica.load = Some(LoadView { cpu: Some(cpu), memory: Some(load.memory_bytes), at: now });
         self.touch(index);
     }
 

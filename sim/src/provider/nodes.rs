@@ -39,22 +39,6 @@ impl Nodes {
     pub(crate) fn leave(&mut self, node: usize) {
         self.containers[node] -= 1;
     }
-
-    /// One container does not use this any more.
-    pub(crate) fn less(&mut self, used: Use) {
-        self.hosts.change(used.node, |view| {
-            view.cpu_used = view.cpu_used.saturating_sub(used.cpu);
-            view.memory_used = view.memory_used.saturating_sub(used.memory);
-        });
-    }
-
-    /// One container uses this.
-    pub(crate) fn more(&mut self, used: Use) {
-        self.hosts.change(used.node, |view| {
-            view.cpu_used = view.cpu_used.saturating_add(used.cpu);
-            view.memory_used = view.memory_used.saturating_add(used.memory);
-        });
-    }
 }
 
 /// What one container is counted with on its node.
@@ -65,4 +49,22 @@ pub(crate) struct Use {
     pub(crate) cpu: u32,
     /// Bytes.
     pub(crate) memory: u64,
+}
+
+impl Use {
+    /// Counts it in.
+    pub(crate) fn join(self, hosts: &mut Hosts) {
+        hosts.change(self.node, |view| {
+            view.cpu_used = view.cpu_used.saturating_add(self.cpu);
+            view.memory_used = view.memory_used.saturating_add(self.memory);
+        });
+    }
+
+    /// Counts it out.
+    pub(crate) fn leave(self, hosts: &mut Hosts) {
+        hosts.change(self.node, |view| {
+            view.cpu_used = view.cpu_used.saturating_sub(self.cpu);
+            view.memory_used = view.memory_used.saturating_sub(self.memory);
+        });
+    }
 }

@@ -34,24 +34,22 @@ enum Pool {
 }
 
 impl Provider {
-    /// Starts what the pool lacks, stops what it has too much.
-    pub(super) fn fill_pool(&mut self, site: &mut Site, at: Nanos) {
-        for node in 0..self.nodes.hosts.views().len() {
-            let of_node =
-                |s: &&Standby| s.node == node && matches!(s.state, Pool::Starting | Pool::Free);
-            let have = self.pool.iter().filter(of_node).count();
-            for _ in have..self.standby {
-                let none = Allowance { quota: None, memory: None };
-                let id = site.start(Role::Standby, node, none, at);
-                self.own(id, None);
-                self.pool.push(Standby { id, node, epoch: 0, state: Pool::Starting });
-            }
-            let surplus = have.saturating_sub(self.standby);
-            let free = self.pool.iter_mut().filter(|s| s.node == node && s.state == Pool::Free);
-            for standby in free.take(surplus) {
-                standby.state = Pool::Leaving;
-                site.stop(standby.id, at);
-            }
+    /// Starts what the pool of a node lacks, stops what it has too much.
+    pub(super) fn fill_pool(&mut self, node: usize, site: &mut Site, at: Nanos) {
+        let of_node =
+            |s: &&Standby| s.node == node && matches!(s.state, Pool::Starting | Pool::Free);
+        let have = self.pool.iter().filter(of_node).count();
+        for _ in have..self.standby {
+            let none = Allowance { quota: None, memory: None };
+            let id = site.start(Role::Standby, node, none, at);
+            self.own(id, None);
+            self.pool.push(Standby { id, node, epoch: 0, state: Pool::Starting });
+        }
+        let surplus = have.saturating_sub(self.standby);
+        let free = self.pool.iter_mut().filter(|s| s.node == node && s.state == Pool::Free);
+        for standby in free.take(surplus) {
+            standby.state = Pool::Leaving;
+            site.stop(standby.id, at);
         }
     }
 
@@ -66,8 +64,9 @@ impl Provider {
         match standby {
             Some(standby) if worker == 0 && standby.epoch == epoch => {
                 standby.state = Pool::Free;
+                let node = standby.node;
                 self.guests.remove(&(id, worker));
-                self.fill_pool(site, at);
+                self.fill_pool(node, site, at);
             }
             Some(_) => {} // its other worker, or news of an order before the last
             None => {
@@ -79,8 +78,8 @@ impl Provider {
     /// A standby container has ended or is gone.
     pub(super) fn pool_lost(&mut self, id: Id, site: &mut Site, at: Nanos) {
         if let Some(index) = self.pool.iter().position(|standby| standby.id == id) {
-            self.pool.swap_remove(index);
-            self.fill_pool(site, at);
+            let gone = self.pool.swap_remove(index);
+            self.fill_pool(gone.node, site, at);
         }
     }
 
@@ -89,11 +88,13 @@ impl Provider {
         self.pool.iter().any(|standby| standby.id == id)
     }
 
-    /// A place has been given to function `index`.
-    pub(super) fn lend(&mut self, id: Id, worker: u8, index: u32) {
+    /// A place has been given to function `index`; another standby container takes its turn.
+    pub(super) fn lend(&mut self, (id, worker): (Id, u8), index: u32, site: &mut Site, at: Nanos) {
         self.guests.insert((id, worker), index);
         if let Some(standby) = self.pool.iter_mut().find(|standby| standby.id == id) {
             (standby.state, standby.epoch) = (Pool::Lent, standby.epoch + 1);
+            let node = standby.node;
+            self.fill_pool(node, site, at);
         }
     }
 

@@ -25,10 +25,10 @@ pub(crate) struct Gauge {
     calm_since: Option<Nanos>,
     /// CPU time used and periods throttled at the last look, and when.
     looked: (f64, u64, Nanos),
-    /// CPU time used, requests served and their time at the last report, and when; `None` while idle.
-    pub(super) reported: Option<(f64, u64, u64, Nanos)>,
-    /// Requests over since the start, and how long they took, µs.
-    pub(super) served: (u64, u64),
+    /// CPU time used at the last report, and when that was; `None` while idle.
+    pub(super) reported: Option<(f64, Nanos)>,
+    /// Requests over since the start.
+    pub(super) served: u64,
     /// When a request came or went last.
     pub(super) busy_at: Nanos,
 }
@@ -40,7 +40,7 @@ impl Default for Gauge {
             calm_since: None,
             looked: (0.0, 0, 0),
             reported: None,
-            served: (0, 0),
+            served: 0,
             busy_at: 0,
         }
     }

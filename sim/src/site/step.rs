@@ -1,9 +1,9 @@
 //! Requests in their workers, and what happens by itself.
 
-use hyperfaas_protocol::control::{Load, OwnerState, WorkerLoad, WorkerState};
+use hyperfaas_protocol::control::{OwnerState, WorkerState};
 
 use super::gauge::{LOOK, REPORT};
-use super::{Container, Event, LINK, Notice, Role, SAMPLE, Site};
+use super::{Container, Event, LINK, LoadTold, Notice, Role, SAMPLE, Site};
 use crate::queue::Nanos;
 use crate::slab::Id;
 
@@ -49,8 +49,7 @@ impl Site {
         let Some(container) = self.containers.at_mut(id) else { return };
         container.gauge.busy_at = now;
         if container.gauge.reported.is_none() {
-            let (served, time) = container.gauge.served;
-            container.gauge.reported = Some((container.group.used_total(now), served, time, now));
+            container.gauge.reported = Some((container.group.used_total(now), now));
             self.events.push(now + REPORT, Event::Report(id));
         }
     }
@@ -111,7 +110,6 @@ impl Site {
         let Some(found) = self.requests.at(request) else { return };
         let Some((id, worker, _)) = found.sent else { return };
         let spot = found.spot;
-        let took = now - found.arrived;
         let threads = self.profiles[found.function as usize].threads;
         let Some(container) = self.containers.at_mut(id) else { return };
         let place = &mut container.workers[usize::from(worker)];
@@ -130,8 +128,7 @@ impl Site {
             .flatten();
         let is_vacant = place.state == WorkerState::Draining && place.in_flight() == 0;
         let epoch = place.epoch;
-        container.gauge.served.0 += 1;
-        container.gauge.served.1 += took / 1000;
+        container.gauge.served += 1;
         container.gauge.busy_at = now;
         self.tell(now, Notice::Answered(request));
         if let Some(next) = next {
@@ -176,14 +173,11 @@ impl Site {
         let Some(container) = self.containers.at_mut(id).filter(|c| c.is_running()) else { return };
         let load = load(container, now);
         let is_idle = container.in_flight() == 0 && now - container.gauge.busy_at >= REPORT;
-        container.gauge.reported = (!is_idle).then(|| {
-            let (served, time) = container.gauge.served;
-            (container.group.used_total(now), served, time, now)
-        });
+        container.gauge.reported = (!is_idle).then(|| (container.group.used_total(now), now));
         if !is_idle {
             self.events.push(now + REPORT, Event::Report(id));
         }
-        self.tell(now + LINK, Notice::Load(id, Box::new(load)));
+        self.tell(now + LINK, Notice::Load(id, load));
     }
 }
 
@@ -192,30 +186,14 @@ impl Site {
     clippy::cast_sign_loss,
     reason = "rates far below 2^63, never negative"
 )]
-fn load(container: &Container, now: Nanos) -> Load {
-    let (served, time) = container.gauge.served;
+fn load(container: &Container, now: Nanos) -> LoadTold {
     let used = container.group.used_total(now);
-    let from = container.gauge.reported.unwrap_or((used, served, time, now));
-    let span = now.saturating_sub(from.3).max(1) as f64;
-    let worker = |index: usize| {
-        let worker = &container.workers[index];
-        WorkerLoad {
-            epoch: worker.epoch,
-            in_flight: worker.running.len() as u64,
-            queued: worker.queued.len() as u64,
-            ..WorkerLoad::default()
-        }
-    };
-    Load {
-        in_flight: container.in_flight() as u64,
-        served,
-        service_us: (time - from.2).checked_div(served - from.1),
-        cpu_millicores: Some(((used - from.0) / span * 1000.0) as u64),
-        cpu_max_millicores: container.cpu_quota().map(|cpus| (cpus * 1000.0) as u64),
-        throttled_periods: Some(container.group.throttled_periods()),
-        memory_bytes: Some(container.memory),
-        memory_max_bytes: container.memory_limit,
-        workers: Some([worker(0), worker(1)]),
-        ..Load::default()
+    let (before, since) = container.gauge.reported.unwrap_or((used, now));
+    let span = now.saturating_sub(since).max(1) as f64;
+    LoadTold {
+        served: container.gauge.served,
+        cpu_millicores: ((used - before) / span * 1000.0) as u64,
+        cpu_us: (used / 1e3) as u64,
+        memory_bytes: container.memory,
     }
 }

@@ -324,13 +324,16 @@ fn take_limits(view: &mut ReplicaView, load: &Load) {
 /// measures the container, not its processes.
 fn owners_part(cpu: u32, has_guest: bool, load: &Load) -> u32 {
     let Some([own, guests]) = load.workers.filter(|_| has_guest) else { return cpu };
-    let part = u64::from(cpu) * own.in_flight / (own.in_flight + guests.in_flight).max(1);
+    let [own, guests] = [own, guests].map(|worker| u128::from(worker.in_flight));
+    let part = u128::from(cpu) * own / (own + guests).max(1);
     u32::try_from(part).unwrap_or(cpu)
 }
 
 /// CPU time, in microseconds, and requests that `load` is about; `None` where it does not say.
 ///
-/// A watchdog that started anew counts from zero, and a report that was missed leaves a gap: neither says what a request costs.
+/// CPU time is the difference of two sums. An older watchdog tells only what was used while it was busy, which over an idle gap
+/// is too much. One that started anew counts from zero, and what is used in a long gap may be nobody's: neither says what a
+/// request costs.
 pub(in super::super) fn spent(
     before: Option<(Load, Moment)>,
     load: &Load,
@@ -343,7 +346,10 @@ pub(in super::super) fn spent(
     }
     let refused = load.refused.saturating_sub(before.refused);
     let served = (load.served - before.served).saturating_sub(refused);
-    #[expect(clippy::cast_precision_loss, reason = "millicores of one container")]
-    let millis = load.cpu_millicores? as f64;
-    Some((millis * 1000.0 * span.as_secs_f64(), served))
+    #[expect(clippy::cast_precision_loss, reason = "what one container uses in seconds")]
+    let used_us = match before.cpu_us.zip(load.cpu_us) {
+        Some((before, now)) => now.checked_sub(before)? as f64,
+        None => load.cpu_millicores? as f64 * 1000.0 * span.as_secs_f64(),
+    };
+    Some((used_us, served))
 }
