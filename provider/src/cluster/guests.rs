@@ -32,6 +32,15 @@ pub(super) struct GuestSide {
     used: Option<(Used, Moment)>,
 }
 
+/// A place where a function is a guest, and what is known of its use there.
+#[derive(Debug)]
+pub(super) struct VisitUsed {
+    pub(super) host: ReplicaId,
+    pub(super) is_standby: bool,
+    /// What was told last, and when; of containers that another function owns.
+    pub(super) used: Option<(Used, Moment)>,
+}
+
 impl Cluster {
     /// Counts a [`Action::Specialise`] in a container that is not the function's own as begun, before it runs; `None` when that
     /// container has gone meanwhile.
@@ -171,10 +180,15 @@ impl Cell {
     }
 
     /// Its places in containers that it does not own: their names, and what it uses there where another function owns them.
-    pub(super) fn visits_used(&self) -> Vec<(ReplicaId, bool, Option<(Used, Moment)>)> {
+    pub(super) fn visits_used(&self) -> Vec<VisitUsed> {
         let state = self.lock();
         let both = state.view.guests.iter().zip(&state.guests);
-        both.map(|(view, side)| (view.host.clone(), view.is_standby, side.used)).collect()
+        let one = |(view, side): (&GuestView, &GuestSide)| VisitUsed {
+            host: view.host.clone(),
+            is_standby: view.is_standby,
+            used: side.used,
+        };
+        both.map(one).collect()
     }
 
     pub(super) fn guest_limit(self: &Arc<Self>, host: &ReplicaId, limit: u32, now: Moment) {

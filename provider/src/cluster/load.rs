@@ -13,6 +13,7 @@ use hyperfaas_protocol::moment::Moment;
 
 use super::Cluster;
 use super::cell::Cell;
+use super::guests::VisitUsed;
 use crate::engine::{ContainerId, ReplicaId};
 
 /// What a replica's watchdog last said of its load.
@@ -71,11 +72,11 @@ impl Cluster {
     pub fn used_elsewhere(&self, key: &FunctionKey) -> Vec<Elsewhere> {
         let now = self.clock().now();
         let visits = self.find(key).map_or_else(Vec::new, |cell| cell.visits_used());
-        let one = |(host, is_standby, used): (ReplicaId, bool, Option<(Used, Moment)>)| {
-            if is_standby {
-                return self.standby_container(&host).map(Elsewhere::All);
+        let one = |visit: VisitUsed| {
+            if visit.is_standby {
+                return self.standby_container(&visit.host).map(Elsewhere::All);
             }
-            used.map(|(used, told)| Elsewhere::Part(used.at(told, now)))
+            visit.used.map(|(used, told)| Elsewhere::Part(used.at(told, now)))
         };
         visits.into_iter().filter_map(one).collect()
     }
