@@ -288,7 +288,7 @@ async fn who_is_not_let_in_is_told_why_once() {
 }
 
 /// A deployment without a label of its own that serves only as a guest.
-fn by_default(labels: Value) -> Value {
+fn by_default(labels: &Value) -> Value {
     let variables = json!({ "prefix_logs": "false", "PROBE_FAIL": "at-home" });
     json!({ "labels": labels, "envVars": variables })
 }
@@ -322,7 +322,7 @@ async fn the_operators_group_holds_for_those_who_name_none_and_not_for_those_who
             Some("no other function of its share group has a container"),
         ),
     ] {
-        stack.deploy(name, probe_http_image(), by_default(labels)).await;
+        stack.deploy(name, probe_http_image(), by_default(&labels)).await;
         let request = stack.http.get(stack.gateway(&format!("/function/{name}/sleep?ms=0")));
         let request = tokio::spawn(request.send());
         stack
@@ -341,7 +341,7 @@ async fn the_operators_group_holds_for_those_who_name_none_and_not_for_those_who
         stack.delete(name).await;
     }
 
-    stack.deploy("guest", probe_http_image(), by_default(json!({}))).await;
+    stack.deploy("guest", probe_http_image(), by_default(&json!({}))).await;
     serves(&stack, "guest").await;
     assert_eq!(places(&stack, "guest").await, ["guest"]);
     assert!(slots(&container) > 0);
@@ -360,7 +360,7 @@ async fn the_operators_group_holds_for_those_who_name_none_and_not_for_those_who
             stack.containers("owner").len() == 1 && stack.containers("owner")[0] != container
         })
         .await;
-    stack.deploy("late", probe_http_image(), by_default(json!({}))).await;
+    stack.deploy("late", probe_http_image(), by_default(&json!({}))).await;
     let request = stack.http.get(stack.gateway("/function/late/sleep?ms=0"));
     let request = tokio::spawn(request.send());
     stack
@@ -419,7 +419,7 @@ async fn standby_containers_that_return_come_before_owners_places_and_all_serve_
             .await;
         let guests = ["one", "two", "three"];
         for name in guests {
-            stack.deploy(name, probe_http_image(), by_default(json!({}))).await;
+            stack.deploy(name, probe_http_image(), by_default(&json!({}))).await;
         }
         let told = tokio::join!(who(&stack, "one"), who(&stack, "two"), who(&stack, "three"));
         let mut taken = Vec::new();
