@@ -11,8 +11,21 @@ source "$(dirname "$0")/lib.sh"
 cd "$ROOT"
 mkdir -p "$BUILD"
 say "testing"
-export HYPERFAAS_BIN_DIR
+export HYPERFAAS_BIN_DIR HYPERFAAS_TEST_RUN
 HYPERFAAS_BIN_DIR=$(bin_dir release)
+HYPERFAAS_TEST_RUN=$(printf '%06x' "$$")-
+# Of this run: what the engine has made for a provider that a test had killed, after the test had cleaned up.
+ours() {
+    docker "$@" --filter "label=$MANAGED" |
+        awk -v run="test-$HYPERFAAS_TEST_RUN" 'index($1, run) == 1 { print $2 }'
+}
+sweep() {
+    local installation='{{.Label "com.hyperfaas.installation"}}'
+    ours container ls --all --format "$installation {{.ID}}" | xargs -r docker rm --force --volumes
+    ours network ls --format "$installation {{.ID}}" | xargs -r docker network rm
+    ours volume ls --format "$installation {{.Name}}" | xargs -r docker volume rm --force
+}
+trap 'sweep >/dev/null 2>&1 || true' EXIT
 status=0
 cargo test --workspace --locked --no-fail-fast "$@" 2>&1 | tee "$BUILD/test.log" || status=$?
 

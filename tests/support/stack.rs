@@ -54,7 +54,7 @@ impl Stack {
         let mut stack = Self {
             child: None,
             directory,
-            installation: format!("test-{}", &Uuid::new_v4().simple().to_string()[..10]),
+            installation: new_installation(),
             settings: settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
             provider: String::new(),
             gateway: String::new(),
@@ -302,6 +302,13 @@ impl Drop for Stack {
             }
         }
     }
+}
+
+/// A name of its own, with the run of the tests in it: what the engine still makes for a provider that was killed comes after the
+/// test has cleaned up, and is removed with all of the run's at its end.
+fn new_installation() -> String {
+    let run = std::env::var("HYPERFAAS_TEST_RUN").unwrap_or_default();
+    format!("test-{run}{}", &Uuid::new_v4().simple().to_string()[..10])
 }
 
 /// `request` with the stacks' user and password.
