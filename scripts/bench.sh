@@ -63,7 +63,10 @@ part_cold() {
     bench cold --rounds 30
     bench cold --rounds 30 --name standby --setting HYPERFAAS_SLOTS=true --setting HYPERFAAS_SCALE_COOL=500ms
 }
-part_density() { bench density --functions 50; }
+part_density() {
+    bench density --functions 50
+    bench sparse
+}
 part_burst() { steps --mode static,hpa,hpa-tuned,alertmanager,out,up-out,full; }
 part_ceiling() { steps --ceiling 400 --mode static,out,up-out,full; }
 part_shapes() {
