@@ -406,7 +406,14 @@ async fn standby_containers_that_return_come_before_owners_places_and_all_serve_
     ];
     let stack = stack(&settings).await;
     stack.deploy("owner", probe_http_image(), json!({})).await;
-    stack.available("owner", 1).await;
+    // Not "available", which a standby container makes it too.
+    let is_ready = |line: &str| {
+        let owner = line.contains("\"replica reported\"") && line.contains("\"owner.openfaas-fn\"");
+        owner && line.contains("\"state\":\"Ready\"")
+    };
+    stack
+        .eventually("its own container is ready", async || stack.log().lines().any(is_ready))
+        .await;
     let container = stack.containers("owner").remove(0);
     let mut users = HashSet::new();
     for round in 1..=2 {
@@ -438,11 +445,13 @@ async fn standby_containers_that_return_come_before_owners_places_and_all_serve_
         }
         nothing_is_lent(&stack, &container).await;
         stack
-            .eventually("both wait again", async || {
-                stack.log().matches("standby container waits again").count() == 2 * round
+            .eventually("two wait again", async || {
+                (pool(&stack, "ready").await, pool(&stack, "leaving").await) == (2, 0)
+                    && (pool(&stack, "taken").await, pool(&stack, "starting").await) == (0, 0)
             })
             .await;
     }
+    assert!(stack.log().contains("standby container waits again"));
     for standby in names(&stack) {
         assert_eq!(slots(&standby), 0);
     }
