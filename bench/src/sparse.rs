@@ -199,9 +199,11 @@ impl Looks {
         let mut now = Way { provider_kib: kib(Some(grown)), ..Way::default() };
         for id in corner.running()? {
             // One that has ended meanwhile holds nothing.
-            let known = self.known.entry(id).or_insert_with_key(|id| corner.container(id).ok());
+            let known = self.known.entry(id.clone());
+            let known = known.or_insert_with_key(|id| corner.container(id).ok());
             let Some(container) = known else { continue };
-            let Some(group) = Group::of(container.pid) else { continue };
+            let group = Group::of(container.pid).filter(|group| group.is_of(&id));
+            let Some(group) = group else { continue };
             now.own_kib += kib(group.memory());
             now.cache_kib += kib(group.cache());
             now.shims_kib += kib(usage::parent(container.pid).and_then(usage::resident));

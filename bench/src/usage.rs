@@ -67,6 +67,12 @@ impl Group {
         Self::parse(&text, Path::new("/sys/fs/cgroup"))
     }
 
+    /// Whether it is the one of the container `id`: a process that has just ended is in the root of the tree, and its number may
+    /// be another's by now.
+    pub(crate) fn is_of(&self, id: &str) -> bool {
+        self.memory.to_string_lossy().contains(id)
+    }
+
     fn parse(text: &str, root: &Path) -> Option<Self> {
         let lines = || text.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));
         let controller = |wanted: &str| {
