@@ -9,22 +9,30 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 
 /// `body`, keeping `guard` until it was sent, broke off, or nobody wants it any more; the guard is dropped then.
 pub fn hold<G: Send + Unpin + 'static>(body: Body, guard: G) -> Body {
-    Body::new(Held { body, _guard: guard })
+    Body::new(Held::new(body, guard))
 }
 
-struct Held<G> {
-    body: Body,
+/// What [`hold`] makes, of any body.
+#[derive(Debug)]
+pub(crate) struct Held<B, G> {
+    body: B,
     _guard: G,
 }
 
-impl<G: Unpin> HttpBody for Held<G> {
+impl<B, G> Held<B, G> {
+    pub(crate) fn new(body: B, guard: G) -> Self {
+        Self { body, _guard: guard }
+    }
+}
+
+impl<B: HttpBody<Data = Bytes> + Unpin, G: Unpin> HttpBody for Held<B, G> {
     type Data = Bytes;
-    type Error = axum::Error;
+    type Error = B::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         Pin::new(&mut self.body).poll_frame(cx)
     }
 

@@ -11,8 +11,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
@@ -223,39 +221,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Lent<S> {
             return Poll::Ready(Ok(()));
         }
         self.stream().poll_shutdown(cx)
-    }
-}
-
-/// A body that is open until it was read or nobody wants it any more.
-#[derive(Debug)]
-pub(crate) struct OpenBody<B> {
-    body: B,
-    _open: Open,
-}
-
-impl<B> OpenBody<B> {
-    pub(crate) fn new(body: B, open: Open) -> Self {
-        Self { body, _open: open }
-    }
-}
-
-impl<B: Body<Data = Bytes> + Unpin> Body for OpenBody<B> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

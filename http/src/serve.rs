@@ -31,7 +31,8 @@ use tokio_util::task::TaskTracker;
 use tower::Service;
 use tracing::{debug, warn};
 
-use crate::nap::{Lent, OpenBody, Traffic, first_byte};
+use crate::hold::Held;
+use crate::nap::{Lent, Open, Traffic, first_byte};
 use crate::socket::tune;
 use crate::spare::Spare;
 use crate::tls::Tls;
@@ -300,12 +301,12 @@ async fn answer(
     request: Request<Incoming>,
     peer: SocketAddr,
     traffic: &Arc<Traffic>,
-) -> Result<Response<OpenBody<Body>>, Infallible> {
+) -> Result<Response<Held<Body, Open>>, Infallible> {
     let open = traffic.begin(request.body().size_hint().exact());
-    let mut request = request.map(|body| Body::new(OpenBody::new(body, open.clone())));
+    let mut request = request.map(|body| Body::new(Held::new(body, open.clone())));
     request.extensions_mut().insert(ConnectInfo(peer));
     let Ok(response) = router.call(request).await;
-    Ok(response.map(|body| OpenBody::new(body, open)))
+    Ok(response.map(|body| Held::new(body, open)))
 }
 
 #[cfg(test)]

@@ -101,12 +101,7 @@ async fn run(seed: u64) {
     for _ in 0..STEPS {
         step(&world, &mut chance).await;
     }
-    let settled = async {
-        while !world.has_settled().await {
-            sleep(Duration::from_millis(5)).await; // polls a condition that nothing announces
-        }
-    };
-    if timeout(PATIENCE, settled).await.is_err() {
+    if timeout(PATIENCE, world.settled()).await.is_err() {
         panic!(
             "seed {seed} never settled: {:#?}\n{:#?}",
             world.containers().await,

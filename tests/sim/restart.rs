@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use hyperfaas_provider::engine::{Engine, EngineEvent};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::world::{World, key, spec};
 
@@ -28,11 +28,6 @@ async fn a_container_that_a_killed_provider_had_ordered_does_not_stay() {
         let event = timeout(PATIENCE, events.next()).await.expect("both orders come to pass");
         made += usize::from(matches!(event, Some(EngineEvent::Created { .. })));
     }
-    let settled = async {
-        while !world.has_settled().await {
-            sleep(Duration::from_millis(5)).await; // polls a condition that nothing announces
-        }
-    };
-    let left = timeout(PATIENCE, settled).await;
+    let left = timeout(PATIENCE, world.settled()).await;
     assert!(left.is_ok(), "{:#?}", world.containers().await);
 }

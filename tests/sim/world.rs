@@ -104,8 +104,15 @@ impl World {
         self.engine.list().await.unwrap_or_default()
     }
 
+    /// Resolves once exactly what is wanted runs.
+    pub(super) async fn settled(&self) {
+        while !self.has_settled().await {
+            tokio::time::sleep(Duration::from_millis(5)).await; // polls a condition that nothing announces
+        }
+    }
+
     /// Whether exactly the wanted replicas of the wanted revisions run, and nothing else exists.
-    pub(super) async fn has_settled(&self) -> bool {
+    async fn has_settled(&self) -> bool {
         let containers = self.containers().await;
         let wanted = self.catalog.snapshot();
         let is_right = |function: &hyperfaas_provider::catalog::Function| {

@@ -83,20 +83,26 @@ fn the_first_answer_is_never_mixed_with_what_comes_behind_it() {
     lane.done(Flags::NONE, 200);
 }
 
-/// The word behind the answer has already left the worker's connection when the provider, which has not seen it, says that the
-/// answer is over.
-#[test]
-fn what_comes_between_an_answer_and_its_end_closes_the_connection() {
+/// A server that answers every request, and after `/late` says `word` behind the answer as soon as it is told to.
+fn speaking_late(word: &'static [u8]) -> (Upstream, mpsc::Sender<()>) {
     let (speak, order) = mpsc::channel::<()>();
     let order = std::sync::Mutex::new(order);
     let upstream = Upstream::new(move |seen, stream| {
         let answered = stream.write_all(OK.as_bytes()).is_ok();
         if seen.has("GET /late HTTP/1.1") {
             order.lock().unwrap().recv().unwrap();
-            stream.write_all(b"HTTP/1.1").unwrap();
+            stream.write_all(word).unwrap();
         }
         answered
     });
+    (upstream, speak)
+}
+
+/// The word behind the answer has already left the worker's connection when the provider, which has not seen it, says that the
+/// answer is over.
+#[test]
+fn what_comes_between_an_answer_and_its_end_closes_the_connection() {
+    let (upstream, speak) = speaking_late(b"HTTP/1.1");
     let (_watchdog, _, mut lane) = relaying(&upstream, &[]);
     let mut connections = Vec::new();
     for target in ["/", "/late", "/"] {
@@ -116,16 +122,7 @@ fn what_comes_between_an_answer_and_its_end_closes_the_connection() {
 
 #[test]
 fn a_worker_that_speaks_after_its_answer_gets_no_second_request_on_that_connection() {
-    let (speak, order) = mpsc::channel::<()>();
-    let order = std::sync::Mutex::new(order);
-    let upstream = Upstream::new(move |seen, stream| {
-        let answered = stream.write_all(OK.as_bytes()).is_ok();
-        if seen.has("GET /late HTTP/1.1") {
-            order.lock().unwrap().recv().unwrap();
-            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison").unwrap();
-        }
-        answered
-    });
+    let (upstream, speak) = speaking_late(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison");
     let (_watchdog, _, mut lane) = relaying(&upstream, &[]);
     lane.ask("GET /late HTTP/1.1\r\nHost: h\r\n\r\n");
     lane.data(|all| all.ends_with(b"ok"));

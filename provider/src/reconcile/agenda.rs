@@ -21,14 +21,42 @@ pub(super) struct Agenda {
     /// Functions to look at again, by time; and the same by function.
     times: BTreeSet<(Moment, FunctionKey)>,
     by_key: HashMap<FunctionKey, Moment>,
-    /// Functions that miss replicas while too many starts are under way, each once; and the same to look up.
-    starved: VecDeque<FunctionKey>,
-    is_starved: HashSet<FunctionKey>,
+    /// Functions that miss replicas while too many starts are under way.
+    starved: Queue,
     /// Functions that nothing serves, without a place as a guest; and others that would have one.
-    unserved: VecDeque<FunctionKey>,
-    short: VecDeque<FunctionKey>,
+    unserved: Queue,
+    short: Queue,
     /// Functions whose images are to be looked at when there is time.
-    unseen: VecDeque<FunctionKey>,
+    unseen: Queue,
+}
+
+/// Functions that wait, each once, in the order in which they began to.
+#[derive(Debug, Default)]
+struct Queue {
+    order: VecDeque<FunctionKey>,
+    members: HashSet<FunctionKey>,
+}
+
+impl Queue {
+    fn push(&mut self, key: &FunctionKey) {
+        if self.members.insert(key.clone()) {
+            self.order.push_back(key.clone());
+        }
+    }
+
+    /// Hands the first `most` to `add`; how many there were.
+    fn take(&mut self, most: usize, mut add: impl FnMut(FunctionKey)) -> usize {
+        let count = most.min(self.order.len());
+        for key in self.order.drain(..count) {
+            self.members.remove(&key);
+            add(key);
+        }
+        count
+    }
+
+    fn len(&self) -> usize {
+        self.order.len()
+    }
 }
 
 /// What there is for those who wait.
@@ -58,16 +86,10 @@ impl Agenda {
                 due.push(key);
             }
         };
-        let visits = room.visits.min(self.unserved.len());
-        self.unserved.drain(..visits).for_each(&mut add);
-        for key in self.starved.drain(..room.starts.min(self.starved.len())) {
-            self.is_starved.remove(&key);
-            add(key);
-        }
-        let visits = (room.visits - visits).min(self.short.len());
-        self.short.drain(..visits).for_each(&mut add);
-        let lookups = room.lookups.min(self.unseen.len());
-        self.unseen.drain(..lookups).for_each(&mut add);
+        let visits = self.unserved.take(room.visits, &mut add);
+        self.starved.take(room.starts, &mut add);
+        self.short.take(room.visits - visits, &mut add);
+        self.unseen.take(room.lookups, &mut add);
         while let Some((at, _)) = self.times.first()
             && *at <= now
         {
@@ -104,34 +126,28 @@ impl Agenda {
 
     /// Plans `key` again as soon as a start may begin.
     pub(super) fn wait_for_start(&mut self, key: &FunctionKey) {
-        if self.is_starved.insert(key.clone()) {
-            self.starved.push_back(key.clone());
-        }
+        self.starved.push(key);
     }
 
     /// Whether some function waits for a start.
     pub(super) fn is_anyone_starved(&self) -> bool {
-        !self.starved.is_empty()
+        self.starved.len() > 0
     }
 
     /// Plans `key` again as soon as there is a place for a guest; those that nothing serves go first.
     pub(super) fn wait_for_place(&mut self, key: &FunctionKey, is_unserved: bool) {
         let queue = if is_unserved { &mut self.unserved } else { &mut self.short };
-        if !queue.contains(key) {
-            queue.push_back(key.clone());
-        }
+        queue.push(key);
     }
 
     /// Plans `key` again as soon as there is time to look at its image.
     pub(super) fn wait_for_lookup(&mut self, key: &FunctionKey) {
-        if !self.unseen.contains(key) {
-            self.unseen.push_back(key.clone());
-        }
+        self.unseen.push(key);
     }
 
     /// Whether functions that nothing serves wait for a place.
     pub(super) fn has_unserved(&self) -> bool {
-        !self.unserved.is_empty()
+        self.unserved.len() > 0
     }
 
     /// How many wait for a place.
