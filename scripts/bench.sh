@@ -57,6 +57,7 @@ full() {
 part_paths() {
     bench ceiling
     bench ladder "${others[@]}"
+    bench bodies
 }
 part_cold() {
     "$ROOT/scripts/images.sh" sample >&2

@@ -1,4 +1,4 @@
-//! One HTTP/1.1 connection that makes one call at a time, at the least cost in CPU that a loader can have.
+//! One HTTP/1.1 connection, or a lane, that makes one call at a time, at the least cost in CPU that a loader can have.
 //!
 //! In: the bytes of a whole request. Out: an [`Answer`] or a [`Fault`]; bodies are counted and thrown away.
 //! Always: a connection is used again only when the answer's end was certain and nothing followed it.
@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::chunked::{Chunked, Step};
+use crate::lane::Lane;
 
 /// Largest head of an answer, and the size of reads, in bytes.
 const BUFFER: usize = 16 * 1024;
@@ -38,6 +39,8 @@ pub(crate) enum Fault {
     Garbage,
     /// Took longer than allowed.
     Timeout,
+    /// The watchdog of a lane has sent it back; it can be sent again.
+    Bounced,
     /// Never sent: too many were waiting already.
     Overrun,
 }
@@ -51,6 +54,7 @@ impl Fault {
             Self::Cut => "answer cut off",
             Self::Garbage => "not HTTP",
             Self::Timeout => "timeout",
+            Self::Bounced => "bounced",
             Self::Overrun => "never sent",
         }
     }
@@ -59,9 +63,42 @@ impl Fault {
 /// A connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    stream: TcpStream,
+    wire: Wire,
     buffer: Box<[u8]>,
     filled: usize,
+}
+
+/// What brings the bytes there and back.
+#[derive(Debug)]
+enum Wire {
+    Plain(TcpStream),
+    Lane(Lane),
+}
+
+impl Wire {
+    /// A request, or its head alone.
+    async fn send(&mut self, request: &[u8], is_whole: bool) -> Result<(), Fault> {
+        match self {
+            Self::Plain(stream) => stream.write_all(request).await.map_err(|_| Fault::Closed),
+            Self::Lane(lane) => lane.send(request, is_whole).await,
+        }
+    }
+
+    /// A piece of a body; over a lane a frame of its own.
+    async fn send_piece(&mut self, piece: &[u8]) -> Result<(), Fault> {
+        match self {
+            Self::Plain(stream) => stream.write_all(piece).await.map_err(|_| Fault::Closed),
+            Self::Lane(lane) => lane.send_piece(piece).await,
+        }
+    }
+
+    /// 0 at the end.
+    async fn read(&mut self, into: &mut [u8]) -> Result<usize, Fault> {
+        match self {
+            Self::Plain(stream) => stream.read(into).await.map_err(|_| Fault::Cut),
+            Self::Lane(lane) => lane.read(into).await,
+        }
+    }
 }
 
 impl Connection {
@@ -69,13 +106,48 @@ impl Connection {
     pub(crate) async fn open(address: SocketAddr) -> Result<Self, Fault> {
         let stream = TcpStream::connect(address).await.map_err(|_| Fault::Connect)?;
         stream.set_nodelay(true).map_err(|_| Fault::Connect)?;
-        Ok(Self { stream, buffer: vec![0; BUFFER].into(), filled: 0 })
+        Ok(Self::over(Wire::Plain(stream)))
     }
 
-    /// Sends `request` and reads the whole answer. After a fault the connection is of no use.
+    /// Opens a lane with `key`.
+    pub(crate) async fn open_lane(address: SocketAddr, key: &str) -> Result<Self, Fault> {
+        Ok(Self::over(Wire::Lane(Lane::open(address, key).await?)))
+    }
+
+    fn over(wire: Wire) -> Self {
+        Self { wire, buffer: vec![0; BUFFER].into(), filled: 0 }
+    }
+
+    /// Sends `request`, over a lane again as long as it bounces, and reads the whole answer. After a fault the connection is of no use.
     pub(crate) async fn call(&mut self, request: &[u8]) -> Result<Answer, Fault> {
+        loop {
+            self.wire.send(request, true).await?;
+            match self.answer().await {
+                Err(Fault::Bounced) => tokio::task::yield_now().await,
+                end => return end,
+            }
+        }
+    }
+
+    /// Sends `head` and a body of `size` bytes in pieces of the length of `piece`, and reads the whole answer.
+    pub(crate) async fn upload(
+        &mut self,
+        head: &[u8],
+        size: u64,
+        piece: &[u8],
+    ) -> Result<Answer, Fault> {
+        self.wire.send(head, false).await?;
+        let mut left = size;
+        while left > 0 {
+            let length = usize::try_from(left).unwrap_or(usize::MAX).min(piece.len());
+            self.wire.send_piece(&piece[..length]).await?;
+            left -= length as u64;
+        }
+        self.answer().await
+    }
+
+    async fn answer(&mut self) -> Result<Answer, Fault> {
         self.filled = 0;
-        self.stream.write_all(request).await.map_err(|_| Fault::Closed)?;
         let head = loop {
             let head = self.head().await?;
             // 1xx announce an answer, they are none.
@@ -85,8 +157,11 @@ impl Connection {
             self.buffer.copy_within(head.length..self.filled, 0);
             self.filled -= head.length;
         };
-        let is_whole = self.body(&head).await?;
-        Ok(Answer { status: head.status, is_reusable: is_whole && !head.closes })
+        let is_reusable = self.body(&head).await? && !head.closes;
+        if let Wire::Lane(lane) = &mut self.wire {
+            lane.done(head.status, is_reusable).await?;
+        }
+        Ok(Answer { status: head.status, is_reusable })
     }
 
     async fn head(&mut self) -> Result<Head, Fault> {
@@ -99,8 +174,9 @@ impl Connection {
             if self.filled == self.buffer.len() {
                 return Err(Fault::Garbage);
             }
-            let read = self.stream.read(&mut self.buffer[self.filled..]).await;
+            let read = self.wire.read(&mut self.buffer[self.filled..]).await;
             match read {
+                Err(fault @ (Fault::Garbage | Fault::Bounced)) => return Err(fault),
                 Ok(0) | Err(_) if self.filled == 0 => return Err(Fault::Closed),
                 Ok(0) | Err(_) => return Err(Fault::Cut),
                 Ok(n) => self.filled += n,
@@ -137,16 +213,16 @@ impl Connection {
                 }
             }
             Body::UntilClose => {
-                while self.stream.read(&mut self.buffer).await.map_err(|_| Fault::Cut)? > 0 {}
+                while self.wire.read(&mut self.buffer).await? > 0 {}
                 Ok(false)
             }
         }
     }
 
     async fn more(&mut self) -> Result<(), Fault> {
-        match self.stream.read(&mut self.buffer).await {
-            Ok(0) | Err(_) => Err(Fault::Cut),
-            Ok(n) => {
+        match self.wire.read(&mut self.buffer).await? {
+            0 => Err(Fault::Cut),
+            n => {
                 self.filled = n;
                 Ok(())
             }

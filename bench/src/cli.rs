@@ -31,6 +31,8 @@ pub(crate) enum Command {
     Ceiling(Ceiling),
     /// Closed loop over the hops: what each adds, carries and costs.
     Ladder(Ladder),
+    /// Large request bodies: what moving them costs the watchdog.
+    Bodies(Bodies),
     /// A burst on real containers, in several modes of scaling.
     Burst(Burst),
     /// From no replica to the first answer.
@@ -47,6 +49,8 @@ pub(crate) enum Command {
     Check(Check),
     /// Print what a trace is like, or generate one.
     Trace(Trace),
+    /// Starts a server again and again and prints how many ms each took to its first answer.
+    Alone(Alone),
     /// The reference function: answers everything with 200.
     Serve {
         /// Port; 0 is a free one.
@@ -151,6 +155,23 @@ pub(crate) struct Ladder {
     pub(crate) no_fork: bool,
 }
 
+/// Options of `bodies`.
+#[derive(Debug, Args)]
+pub(crate) struct Bodies {
+    /// Of a body, MiB.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) size_mib: u32,
+    /// Of a lane's frame, KiB; those from 64 on are spliced.
+    #[arg(long, value_delimiter = ',', default_value = "32,256,1024")]
+    pub(crate) frames_kib: Vec<usize>,
+    /// Rounds over all ways.
+    #[arg(long, default_value_t = 10)]
+    pub(crate) rounds: usize,
+    /// Length of a visit.
+    #[arg(long, value_parser = duration, default_value = "1s")]
+    pub(crate) length: Duration,
+}
+
 /// Options of `burst`.
 #[derive(Debug, Args)]
 pub(crate) struct Burst {
@@ -215,6 +236,19 @@ pub(crate) struct Cold {
     /// Name of the result, such as the setting that was tried.
     #[arg(long, default_value = "default")]
     pub(crate) name: String,
+}
+
+/// Options of `alone`.
+#[derive(Debug, Args)]
+pub(crate) struct Alone {
+    /// Where the server answers.
+    pub(crate) url: String,
+    /// The server's command.
+    #[arg(last = true, required = true)]
+    pub(crate) command: Vec<String>,
+    /// How often.
+    #[arg(long, default_value_t = 10)]
+    pub(crate) rounds: usize,
 }
 
 /// Options of `density`.

@@ -10,7 +10,6 @@ use hyperfaas_protocol::moment::{Clock, Moment, SystemClock};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::call::Connection;
 use crate::load::Target;
 use crate::sample::Times;
 
@@ -62,7 +61,7 @@ async fn caller(target: &Target, until: Moment, clock: SystemClock, closed: &Ref
         let call = async {
             let mut connection = match kept.take() {
                 Some(connection) => connection,
-                None => Connection::open(target.address).await?,
+                None => target.connect().await?,
             };
             let answer = connection.call(&target.request).await?;
             Ok::<_, crate::call::Fault>((answer, connection))
@@ -100,7 +99,7 @@ mod tests {
                 let address = server.address();
                 spawn_local(server.run());
                 let request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec();
-                run(&Target { address, request }, 4, Duration::from_millis(100)).await
+                run(&Target::new(address, request), 4, Duration::from_millis(100)).await
             })
             .await;
         assert_eq!(closed.failed, 0);

@@ -1,8 +1,9 @@
 //! From no replica to the first answer: how long a caller waits whose call wakes a function.
 //!
-//! In: images. Out: [`Starts`] for each. How: scale to 0, wait until the last container is gone and no standby container
+//! In: images. Out: [`Starts`] for each, with what the function's program takes by itself. How: scale to 0, wait until the last container is gone and no standby container
 //! serves, starts or leaves, call once; images take turns, so that a slower engine is slower for all. Touches: the engine, processes.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use hyperfaas_protocol::moment::{Clock, SystemClock};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::call::Connection;
+use crate::alone;
 use crate::cli;
 use crate::command_load::{bar, say};
 use crate::corner::{Corner, docker};
@@ -31,6 +32,10 @@ pub(crate) struct Starts {
     pub(crate) first_ms: Spread,
     /// The call after it, ms.
     pub(crate) second_ms: Spread,
+    /// From the start of the function's program, without a watchdog in a container that runs, to its first answer, ms; none
+    /// where the image does not name a server.
+    #[serde(default)]
+    pub(crate) alone_ms: Option<Spread>,
     /// How many.
     pub(crate) rounds: usize,
 }
@@ -54,6 +59,11 @@ pub(crate) async fn cold(options: &cli::Cold, out: &Path) -> Result<()> {
     let corner = Corner::new()?;
     corner.build_image(&[])?;
     let images = images(options, &corner);
+    let mut alone = BTreeMap::new();
+    for (name, image) in &images {
+        let ms = alone::of(&corner, image, options.rounds)?;
+        alone.extend((!ms.is_empty()).then(|| (name.clone(), Spread::of(ms))));
+    }
     let settings = options.setting.iter().map(|(key, value)| (key.as_str(), value.as_str()));
     let stack = Stack::start(&corner, &settings.collect::<Vec<_>>()).await?;
     for (name, image) in &images {
@@ -80,18 +90,21 @@ pub(crate) async fn cold(options: &cli::Cold, out: &Path) -> Result<()> {
         name: name.clone(),
         first_ms: of(name, |start| start.first_ms),
         second_ms: of(name, |start| start.second_ms),
+        alone_ms: alone.get(name).copied(),
         rounds: options.rounds,
     });
     let table = table.collect::<Vec<_>>();
     for row in &table {
+        let alone = row.alone_ms.map(|ms| format!("; its program alone {:.1} ms", ms.median));
         say(&format!(
-            "{:<10} first answer from zero: median {:.1} ms ({:.1}..{:.1}), the next {:.2} ms, {} rounds",
+            "{:<10} first answer from zero: median {:.1} ms ({:.1}..{:.1}), the next {:.2} ms, {} rounds{}",
             row.name,
             row.first_ms.median,
             row.first_ms.min,
             row.first_ms.max,
             row.second_ms.median,
-            row.rounds
+            row.rounds,
+            alone.unwrap_or_default()
         ));
     }
     write_table(out, &format!("cold-{}", options.name), &starts)?;
@@ -125,7 +138,7 @@ pub(crate) async fn call(name: &str, stack: &Stack) -> Result<f64> {
     let clock = SystemClock::start();
     let target = stack.function(name, "");
     let before = clock.now();
-    let answer = async { Connection::open(target.address).await?.call(&target.request).await };
+    let answer = async { target.connect().await?.call(&target.request).await };
     let answer = tokio::time::timeout(Duration::from_secs(60), answer).await;
     let ms = clock.now().since(before).as_secs_f64() * 1e3;
     match answer {

@@ -41,7 +41,10 @@ pub(crate) async fn ladder(options: &Ladder, out: &Path) -> Result<()> {
         length: options.length,
     };
     let bar = bar(0);
-    let scene = Scene::http(&others, !options.watchdogs_only).await?;
+    let mut scene = Scene::http(&others, !options.watchdogs_only).await?;
+    if !options.watchdogs_only {
+        scene.asynchronous().await?;
+    }
     let mut visits = visit(&scene.hops, &plan, &bar).await;
     let mut climbed = Climbed {
         http: rows(&visits),

@@ -183,7 +183,7 @@ fn targets<'a>(options: &Load, functions: impl Iterator<Item = &'a str>) -> Resu
         let function = functions.get(nth % functions.len().max(1)).copied().unwrap_or_default();
         let url = options.url[nth % options.url.len()].replace("{function}", function);
         let (address, path) = resolve(&url)?;
-        Ok(Target { address, request: request(options, &address.to_string(), &path)? })
+        Ok(Target::new(address, request(options, &address.to_string(), &path)?))
     };
     (0..count).map(target).collect()
 }

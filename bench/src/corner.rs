@@ -108,6 +108,27 @@ impl Corner {
         container(docker(&words)?.trim())
     }
 
+    /// What this very program says inside a container of `image`, in the place of what the image would run.
+    pub(crate) fn bench_in(&self, image: &str, words: &[&str]) -> Result<String> {
+        const INSIDE: &str = "/hyperfaas-bench";
+        let own = std::env::current_exe().during("finding this program")?;
+        let (label, mount) = (self.label(), format!("{}:{INSIDE}:ro", own.display()));
+        let run = ["run", "--rm", "--network", &self.name, "--label", MANAGED, "--label", &label];
+        docker(&[&run[..], &["-v", &mount, "--entrypoint", INSIDE, image], words].concat())
+    }
+
+    /// The variables of `image`.
+    pub(crate) fn variables(&self, image: &str) -> Result<Vec<(String, String)>> {
+        let text = docker(&["image", "inspect", "-f", "{{json .Config.Env}}", image])?;
+        let list: Option<Vec<String>> =
+            serde_json::from_str(&text).during(format!("reading the variables of {image}"))?;
+        let pairs = list.unwrap_or_default().into_iter().filter_map(|variable| {
+            let (name, value) = variable.split_once('=')?;
+            Some((name.to_owned(), value.to_owned()))
+        });
+        Ok(pairs.collect())
+    }
+
     /// The running containers of `function` of this corner's provider.
     pub(crate) fn replicas(&self, function: &str) -> Result<Vec<Container>> {
         self.ids(function, "-q")?.split_whitespace().map(container).collect()

@@ -7,10 +7,10 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
+use hyperfaas_protocol::control::{BOOT_VARIABLE, Boot, CONTROL_PORT};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::call::Connection;
 use crate::corner::{Container, Corner};
 use crate::failure::{During, Result, failed};
 use crate::ladder::{DIRECT, Hop};
@@ -20,6 +20,14 @@ use crate::usage;
 
 /// Name of our watchdog in tables and in the image.
 const OURS: &str = "fwatchdog";
+/// The hop through port 8080 of our watchdog.
+pub(crate) const VIA_8080: &str = OURS;
+/// The same over a lane.
+pub(crate) const VIA_LANE: &str = "fwatchdog, over a lane";
+/// What the lane of the hop without a provider is opened with; nothing else has it.
+const LANE_KEY: &str = "bench";
+/// A call that its function answers only after so long is under way, and no other of it begins, as long as anything is measured.
+const NEVER_MS: u32 = 60_000;
 
 /// What stands beside ours.
 #[derive(Debug, Default)]
@@ -52,8 +60,11 @@ pub(crate) struct Scene {
     pub(crate) hops: Vec<Hop>,
     /// Watchdogs, provider, gateway, with their processes.
     weighed: Vec<(Weight, Vec<u32>)>,
-    programs: (Option<Stack>, Option<Program>),
+    stacks: Vec<Stack>,
+    gateway: Option<Program>,
     corner: Corner,
+    /// Of the further providers: two of one installation would remove each other's containers.
+    corners: Vec<Corner>,
 }
 
 impl Scene {
@@ -73,6 +84,7 @@ impl Scene {
             scene.weigh(name, path, &own(container.pid))?;
             scene.add(name, target, by_role(&container)).await?;
         }
+        scene.lane().await?;
         if is_whole {
             scene.whole().await?;
         }
@@ -102,7 +114,20 @@ impl Scene {
     }
 
     fn empty(corner: Corner) -> Self {
-        Self { hops: Vec::new(), weighed: Vec::new(), programs: (None, None), corner }
+        let (hops, weighed, stacks, corners) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { hops, weighed, stacks, gateway: None, corner, corners }
+    }
+
+    /// Our watchdog, called as a provider calls it.
+    async fn lane(&mut self) -> Result<()> {
+        let boot = Boot { is_standby: false, ..Boot::standby(LANE_KEY.to_owned()) };
+        let boot = serde_json::to_string(&boot).during("writing a watchdog's orders")?;
+        let command = format!("/watchdogs/{OURS}");
+        let container = self.corner.run(&[&command], &[(BOOT_VARIABLE, &boot)])?;
+        answers(&get(container.address, "/")).await?;
+        let address = (container.address.ip(), CONTROL_PORT).into();
+        let target = Target { lane_key: Some(LANE_KEY.into()), ..get(address, "/") };
+        self.add(VIA_LANE, target, by_role(&container)).await
     }
 
     async fn whole(&mut self) -> Result<()> {
@@ -132,7 +157,27 @@ impl Scene {
         ] {
             self.add(name, target, processes).await?;
         }
-        self.programs = (Some(stack), Some(gateway));
+        self.stacks.push(stack);
+        self.gateway = Some(gateway);
+        Ok(())
+    }
+
+    /// Calls that are on disk when they are answered. Their function answers none in time, so that nothing but accepting is
+    /// measured, and its gateway serves no other hop, whose figures a long queue could be in.
+    pub(crate) async fn asynchronous(&mut self) -> Result<()> {
+        let corner = Corner::new()?;
+        corner.build_image(&[])?;
+        let stack = Stack::start(&corner, &[]).await?;
+        let labels =
+            json!({ "com.openfaas.scale.max": "1", "com.hyperfaas.async.concurrency": "1" });
+        stack.deploy("never", &corner.image(), json!({ "labels": labels })).await?;
+        stack.until_available("never", 1).await?;
+        let path = format!("/async-function/never?sleep_ms={NEVER_MS}");
+        let (target, pid) = (post(stack.gateway_address, &path), stack.provider.pid());
+        self.add("asynchronous call, until on disk", target, vec![("provider".to_owned(), pid)])
+            .await?;
+        self.stacks.push(stack);
+        self.corners.push(corner);
         Ok(())
     }
 
@@ -154,7 +199,7 @@ impl Scene {
         let lane = post(stack.provider_address, path);
         self.add("fork: the provider's container, port 8080", direct, vec![forks.clone()]).await?;
         self.add("fork: provider, over a lane", lane, vec![forks, provider]).await?;
-        self.programs = (Some(stack), None);
+        self.stacks.push(stack);
         Ok(())
     }
 
@@ -215,7 +260,7 @@ fn is_function(pid: u32) -> bool {
 /// Waits until `target` answers with success.
 pub(crate) async fn answers(target: &Target) -> Result<()> {
     until(format!("{} answers", target.address), async || {
-        let call = async { Connection::open(target.address).await?.call(&target.request).await };
+        let call = async { target.connect().await?.call(&target.request).await };
         Ok(call.await.is_ok_and(|answer| answer.status < 400))
     })
     .await

@@ -30,6 +30,23 @@ pub(crate) struct Target {
     pub(crate) address: SocketAddr,
     /// The whole request, as sent.
     pub(crate) request: Vec<u8>,
+    /// What lanes are opened with there; plain HTTP without one.
+    pub(crate) lane_key: Option<Rc<str>>,
+}
+
+impl Target {
+    /// Over plain HTTP.
+    pub(crate) const fn new(address: SocketAddr, request: Vec<u8>) -> Self {
+        Self { address, request, lane_key: None }
+    }
+
+    /// A fresh connection.
+    pub(crate) async fn connect(&self) -> Result<Connection, Fault> {
+        match &self.lane_key {
+            Some(key) => Connection::open_lane(self.address, key).await,
+            None => Connection::open(self.address).await,
+        }
+    }
 }
 
 /// The loader's bounds.
@@ -145,7 +162,7 @@ impl Pool {
                 end => return end,
             }
         }
-        self.exchange(Connection::open(target.address).await?, target).await
+        self.exchange(target.connect().await?, target).await
     }
 
     async fn exchange(&self, mut on: Connection, target: &Target) -> Result<Answer, Fault> {
@@ -176,7 +193,7 @@ mod tests {
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").into_bytes();
         let phases = [Phase::constant(rate, Duration::from_secs(seconds))];
         let calls = arrivals(&phases, Pacing::Even, hyperfaas_trace::random(1));
-        let targets = vec![Target { address, request }];
+        let targets = vec![Target::new(address, request)];
         run(targets, calls.map(|at| (at, 0)), limits, Rc::default()).await.unwrap()
     }
 
@@ -213,7 +230,7 @@ mod tests {
     #[tokio::test]
     async fn nobody_there_is_no_connection() {
         let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let targets = vec![Target { address: gone, request: b"GET / HTTP/1.1\r\n\r\n".to_vec() }];
+        let targets = vec![Target::new(gone, b"GET / HTTP/1.1\r\n\r\n".to_vec())];
         let calls = [(Duration::ZERO, 0)].into_iter();
         let local = LocalSet::new();
         let run = run(targets, calls, Limits::default(), Rc::default());

@@ -5,6 +5,8 @@
 //! Method: docs/benchmarks.md.
 
 mod alertmanager;
+mod alone;
+mod bodies;
 mod burst;
 mod call;
 mod check;
@@ -23,6 +25,7 @@ mod failure;
 mod hops;
 mod hpa;
 mod ladder;
+mod lane;
 mod load;
 mod meter;
 mod plot;
@@ -80,6 +83,7 @@ async fn run(command: &Command, out: &Path) -> Result<()> {
         Command::Load(options) => command_load::load(options, out).await,
         Command::Ceiling(options) => command_load::ceiling(options, out).await,
         Command::Ladder(options) => command_ladder::ladder(options, out).await,
+        Command::Bodies(options) => bodies::bodies(options, out).await,
         Command::Burst(options) => command_burst::burst(options, out).await,
         Command::Cold(options) => cold::cold(options, out).await,
         Command::Density(options) => density::density(options, out).await,
@@ -88,6 +92,7 @@ async fn run(command: &Command, out: &Path) -> Result<()> {
         Command::Report(options) => report::report(out, &options.to),
         Command::Check(options) => check::check(options).await,
         Command::Trace(options) => command_trace::trace(options),
+        Command::Alone(options) => alone::alone(options).await,
         Command::Serve { port } => {
             let server = serve::Server::bind(*port).await?;
             command_load::say(&server.address().to_string());

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
+use crate::bodies::Bodies;
 use crate::burst::{Outcome, Row as BurstRow};
 use crate::cold::{Start, Starts};
 use crate::command_ladder::Climbed;
@@ -37,6 +38,10 @@ pub(crate) fn report(from: &Path, to: &Path) -> Result<()> {
     let mut page = METHOD.to_owned();
     bursts(from, &plots, &mut page)?;
     ladders(from, &plots, &mut page)?;
+    for (_, record) in read::<Bodies>(from, "bodies")? {
+        page.push_str("\n## Large request bodies\n\n");
+        bodies(&mut page, &record);
+    }
     colds(from, &plots, &mut page)?;
     for (_, record) in read::<Held>(from, "density")? {
         page.push_str("\n## Memory of an idle function\n\n");
@@ -232,6 +237,17 @@ fn ladders(from: &Path, plots: &Path, page: &mut String) -> Result<()> {
     Ok(())
 }
 
+fn bodies(page: &mut String, record: &Record<Bodies>) {
+    page.push_str("| way | MiB a second | the watchdog's CPU, ms a GiB |\n| --- | --- | --- |\n");
+    for way in &record.result.ways {
+        let (per_second, cpu) = (spread(&way.per_second, 0), spread(&way.watchdog_ms, 0));
+        let _ = writeln!(page, "| {} | {per_second} | {cpu} |", way.way);
+    }
+    let Bodies { size_mib, rounds, .. } = &record.result;
+    let _ = write!(page, "\nBodies of {size_mib} MiB one after the other; {rounds} rounds. ");
+    circumstances(page, record);
+}
+
 fn ladder_row(page: &mut String, row: &Row) {
     let roles = row.cpu_by_role.iter().map(|(role, us)| format!("{role} {us:.0}"));
     let failed = if row.failed > 0 { format!(" ({} failed)", row.failed) } else { String::new() };
@@ -275,15 +291,17 @@ fn colds(from: &Path, plots: &Path, page: &mut String) -> Result<()> {
         let starts = read_table::<Start>(from, &name)?;
         cold_plot(&record.result, &starts).draw(&plots.join(format!("{name}.svg")))?;
         page.push_str(
-            "| function | first answer, ms | the next, ms | rounds |\n| --- | --- | --- | --- |\n",
+            "| function | first answer, ms | the next, ms | its program alone, ms | rounds |\n\
+             | --- | --- | --- | --- | --- |\n",
         );
         for row in &record.result {
             let _ = writeln!(
                 page,
-                "| {} | {} | {} | {} |",
+                "| {} | {} | {} | {} | {} |",
                 row.name,
                 spread(&row.first_ms, 1),
                 spread(&row.second_ms, 2),
+                row.alone_ms.map_or_else(|| "–".to_owned(), |ms| spread(&ms, 1)),
                 row.rounds
             );
         }
@@ -471,13 +489,14 @@ mod tests {
             name: "static".to_owned(),
             first_ms: Spread::of(starts.iter().map(|start| start.first_ms)),
             second_ms: Spread::of([1.0]),
+            alone_ms: None,
             rounds: 3,
         }];
         write_table(from.path(), "cold-x", &starts).unwrap();
         write(from.path(), "cold-x", Machine::now(), table).unwrap();
         report(from.path(), to.path()).unwrap();
         let page = std::fs::read_to_string(to.path().join("benchmarks.md")).unwrap();
-        assert!(page.contains("| static | 20.0 (10.0..30.0) | 1.00 | 3 |"), "{page}");
+        assert!(page.contains("| static | 20.0 (10.0..30.0) | 1.00 | – | 3 |"), "{page}");
         assert!(page.contains("Machine: ") && page.contains("debug build"), "{page}");
         assert!(to.path().join("benchmarks/cold-x.svg").is_file());
     }

@@ -255,14 +255,14 @@ pub(crate) async fn until(
 /// A GET of `path` at `address`.
 pub(crate) fn get(address: SocketAddr, path: &str) -> Target {
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n");
-    Target { address, request: request.into_bytes() }
+    Target::new(address, request.into_bytes())
 }
 
 /// A POST of a few bytes to `path` at `address`.
 pub(crate) fn post(address: SocketAddr, path: &str) -> Target {
     let request =
         format!("POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 5\r\n\r\nhello");
-    Target { address, request: request.into_bytes() }
+    Target::new(address, request.into_bytes())
 }
 
 /// The path of one of our programs.

@@ -89,6 +89,7 @@ async fn a_renamed_container_is_found_by_its_new_name(lab: &impl Lab) {
     let replica = engine.start(lab.order("f", &[]).await).await.unwrap();
     let name = standby_order().name;
     engine.rename(&standby.container, &name).await.unwrap();
+    engine.rename(&standby.container, &name).await.expect("it has that name already");
     assert_eq!(engine.list_standby().await.unwrap()[0].name, name);
     let error = engine.rename(&standby.container, &replica.replica).await.unwrap_err();
     assert!(matches!(&error, EngineError::Refused(text) if text.contains("is taken")), "{error}");

@@ -111,6 +111,13 @@ impl Inner {
             Err(error) if status(&error) == Some(409) => {
                 Err(EngineError::Refused(format!("container name {} is taken", name.0)))
             }
+            // Docker refuses to give a container the name that it has.
+            Err(error) if status(&error) == Some(400) => {
+                let told = within(READ, docker.inspect_container(&container.0, None)).await;
+                let own = told.ok().and_then(|told| told.name);
+                let is_so = own.is_some_and(|own| own.trim_start_matches('/') == name.0);
+                if is_so { Ok(()) } else { Err(classify(error)) }
+            }
             other => other.map_err(classify),
         }
     }
