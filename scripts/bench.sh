@@ -79,7 +79,10 @@ steps() {
     prometheus=$("$ROOT/scripts/bench-tools.sh")
     bench burst --shape step15 --rounds "${ROUNDS:-1}" --prometheus "$prometheus" "$@" || status=1
 }
-part_scheduler() { bench scheduler ${TRACE:+--trace "$TRACE"} ${TRACE_SOURCE:+--source "$TRACE_SOURCE"}; }
+part_scheduler() {
+    cargo build --release --locked -p hyperfaas-sim >&2
+    bench scheduler ${TRACE:+--trace "$TRACE"} ${TRACE_SOURCE:+--source "$TRACE_SOURCE"}
+}
 
 status=0
 case $WHAT in

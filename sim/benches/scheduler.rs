@@ -1,5 +1,6 @@
 //! How long decisions take: placing a request, planning one function, planning a hundred thousand workers.
 
+use std::collections::VecDeque;
 use std::hint::black_box;
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use hyperfaas_protocol::moment::Moment;
 use hyperfaas_provider::engine::ReplicaId;
 use hyperfaas_provider::scheduler::{
     Budget, FunctionView, Grant, Hosts, ImageState, LoadView, NodeView, Phase, Policy, ReplicaView,
-    Scaling, Seat, Snapshot, Wanted, place, plan, plan_function,
+    Scaling, Seat, Seats, Snapshot, Wanted, plan, plan_function,
 };
 use hyperfaas_sim::profile::key;
 
@@ -70,14 +71,26 @@ fn node() -> NodeView {
     }
 }
 
+/// What one request costs: a place is chosen and taken, and the oldest of as many requests as there are workers gives its own
+/// back.
 fn placing(criterion: &mut Criterion) {
     for count in [1, 100, 10_000] {
-        let seats = seats(count);
-        let mut turn = 0_usize;
+        let mut seats = Seats::default();
+        seats.refill(self::seats(count));
+        let (mut turn, mut places) = (0_usize, VecDeque::from(vec![None; seats.list().len()]));
         criterion.bench_function(&format!("place among {count} workers"), |bencher| {
             bencher.iter(|| {
                 turn = turn.wrapping_add(1);
-                place(black_box(&seats), &[], turn)
+                let taken = seats.place(black_box(&[]), turn);
+                let over = places.pop_front().flatten();
+                for (at, more) in [(taken, 1), (over, -1)] {
+                    if let Some(at) = at {
+                        let in_flight = seats.list()[at].in_flight;
+                        seats.set_in_flight(at, in_flight.saturating_add_signed(more));
+                    }
+                }
+                places.push_back(taken);
+                taken
             });
         });
     }

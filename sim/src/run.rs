@@ -79,11 +79,16 @@ pub fn run(
         } else if run.site.events.next_at() == Some(at) {
             let (_, event) = run.site.events.pop().expect("just seen");
             run.site.happen(event, at);
+            if run.site.notices.is_empty() {
+                run.note()?; // what nobody hears of changes nothing for the provider
+                continue;
+            }
         } else {
             let (_, event) = run.queue.pop().expect("just seen");
             run.take(event);
         }
         run.after()?;
+        run.note()?;
     }
     run.finish()
 }
@@ -174,9 +179,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Lets the provider hear what is due, plan and act, then looks whether all is well.
+    /// Lets the provider hear what is due, plan and act.
     fn after(&mut self) -> Result<(), Box<Violation>> {
-        self.events += 1;
         loop {
             self.deliver();
             let shown = self.clock.now(self.now);
@@ -197,6 +201,12 @@ impl<'a> Run<'a> {
                 self.queue.push(at, Event::Wake);
             }
         }
+        Ok(())
+    }
+
+    /// One more event is over: writes it down and looks whether all is well.
+    fn note(&mut self) -> Result<(), Box<Violation>> {
+        self.events += 1;
         self.recorder.take(&mut self.site, &self.provider, self.now);
         self.checks.step(&self.site, &self.provider, self.now)
     }

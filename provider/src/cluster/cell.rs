@@ -26,7 +26,7 @@ use super::replica::{Route, Side, Ticket, WorkerRef};
 use crate::engine::{ContainerId, Image, ReplicaId};
 use crate::scheduler::{
     Action, Budget, Failure, FunctionPlan, FunctionView, Grant, ImageState, NodeId, Phase, Policy,
-    ReplicaView, Seat, Wanted, Why, is_pressed, is_unserved, plan_function,
+    ReplicaView, Seats, Wanted, Why, is_pressed, is_unserved, plan_function,
 };
 
 /// A replica that ends sooner than this after its last change counts as a failed start, so that one which keeps ending is
@@ -82,7 +82,7 @@ pub(super) struct State {
     pub(super) sides: Vec<Side>,
     /// Beside the view's guests, in the same order.
     pub(super) guests: Vec<GuestSide>,
-    seats: Vec<Seat>,
+    seats: Seats,
     queue: Queue,
     /// Requests of the queue that have their place and do not know yet: they wait for nothing that could be planned.
     handed: HashSet<u64>,
@@ -135,7 +135,7 @@ impl Cell {
             view: FunctionView::new(key),
             sides: Vec::new(),
             guests: Vec::new(),
-            seats: Vec::new(),
+            seats: Seats::default(),
             queue: Queue::default(),
             handed: HashSet::new(),
             image: Prepared::No,
@@ -458,6 +458,9 @@ impl Cell {
     /// A worker whose limit nobody knows gets only so many while others are coming, who are to have their share; once none is,
     /// holding back would only make requests late that it could serve, as a function that mostly waits can.
     fn hand_over(self: &Arc<Self>, mut state: MutexGuard<'_, State>, now: Moment) {
+        if state.queue.is_empty() {
+            return;
+        }
         let mut released: Released = Vec::new();
         let most = if state.is_more_coming() { self.context.release_most } else { u32::MAX };
         while !state.queue.is_empty() && state.has_room(most) {

@@ -1,9 +1,9 @@
 //! Decides; never acts. A snapshot of the cluster goes in, the actions to take come out.
 //!
 //! [`plan_function`] looks at one function and says what to start, drain, resize or specialise for it; [`plan()`] does so for all
-//! of them; [`place()`] says where one request goes. All are functions of plain data: no clock, no lock, no I/O, no chance.
-//! [`crate::reconcile`] carries the actions out, and [`crate::cluster`] counts an action as begun before it runs, so that it is
-//! never planned twice.
+//! of them; [`place()`] says where one request goes, and [`Seats`] says the same faster where there are many workers. All are
+//! functions of plain data: no clock, no lock, no I/O, no chance. [`crate::reconcile`] carries the actions out, and
+//! [`crate::cluster`] counts an action as begun before it runs, so that it is never planned twice.
 
 mod action;
 mod demand;
@@ -16,6 +16,7 @@ mod place;
 mod plan;
 mod policy;
 mod scaling;
+mod seats;
 mod snapshot;
 mod traffic;
 mod up;
@@ -31,10 +32,11 @@ pub use hosts::Hosts;
 pub use lend::{Unlent, lends};
 pub use multiplex::{is_unserved, wants_places};
 pub use out::{Scale, is_pressed, is_served};
-pub use place::{Seat, place, room};
+pub use place::{Seat, place};
 pub use plan::{Budget, FunctionPlan, Lacks, Missing, plan, plan_function, share_starts};
 pub use policy::{Mode, Policy};
 pub use scaling::{Metric, Scaling};
+pub use seats::Seats;
 pub use snapshot::{
     Failure, FunctionView, Grant, GuestView, ImageState, LoadView, NodeId, NodeView, Offer, Phase,
     ReplicaView, Snapshot, Wanted, WorkerView,

@@ -93,6 +93,10 @@ pub fn wants_places(
     policy: &Policy,
     now: Moment,
 ) -> bool {
+    // Most neither have somebody waiting nor are at their ceiling, and are not summed up for this.
+    if function.parked == 0 && !is_at_ceiling(function, scaling) {
+        return false;
+    }
     let look = Look::at(function, policy, now);
     reason(&look, scaling, look.need()).is_some()
 }
@@ -124,15 +128,19 @@ fn reason(look: &Look<'_>, scaling: &Scaling, bare: f64) -> Option<Rule> {
     }
     let guests = function.guests.iter().filter(|g| g.state != WorkerState::Draining).count();
     let granted = sums.granted?;
-    let is_at_ceiling = function.ready().all(|replica| {
-        replica.grant.cpu.zip(scaling.ceiling.cpu).is_some_and(|(cpu, most)| cpu >= most)
-    });
     // A guest is taken to bring as much as one replica has at its ceiling.
     let lent = scaling.ceiling.cpu.unwrap_or(0).saturating_mul(u32::try_from(guests).unwrap_or(0));
     // A request uses one CPU at most: while all that is in flight can run, nothing waits, whatever the rate says.
     let running = f64::from(sums.in_flight) * 1000.0;
     let is_short = bare.min(running) > f64::from(granted) + f64::from(lent);
-    (is_at_ceiling && is_short).then_some(Rule::AtCeiling)
+    (is_short && is_at_ceiling(function, scaling)).then_some(Rule::AtCeiling)
+}
+
+/// Whether none of its containers can be given more CPU.
+fn is_at_ceiling(function: &FunctionView, scaling: &Scaling) -> bool {
+    function.ready().all(|replica| {
+        replica.grant.cpu.zip(scaling.ceiling.cpu).is_some_and(|(cpu, most)| cpu >= most)
+    })
 }
 
 /// The best offer: a standby container first, then the container whose owner has least to do.

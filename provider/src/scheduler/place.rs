@@ -4,7 +4,7 @@
 //! reserve a place on, or that there is no room.
 //! Always: never a worker without room, never one of a container in `bounced`; one below its comfort before one that is not, and
 //! among those an owner's before a guest's; among equals the one with the least in flight against its capacity; ties go round.
-//! Cost: one pass over a dense list of 32-byte entries.
+//! Cost: one pass over a dense list of 32-byte entries; [`super::Seats`] gives the same answers for less where there are many.
 
 /// One worker that serves the function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -44,7 +44,7 @@ impl Seat {
     }
 
     /// Whether it would be the worse choice than `other`.
-    const fn is_worse_than(&self, other: &Self) -> bool {
+    pub(super) const fn is_worse_than(&self, other: &Self) -> bool {
         let (full, other_full) = (self.is_beyond_comfort(), other.is_beyond_comfort());
         if full != other_full {
             return full;
@@ -75,15 +75,6 @@ pub fn place(seats: &[Seat], bounced: &[u64], turn: usize) -> Option<usize> {
         }
     }
     best.map(|(index, _)| index)
-}
-
-/// How many more requests `seats` have room for, where a worker without a limit is given at most `most` at once.
-pub fn room(seats: &[Seat], most: u32) -> u32 {
-    let of = |seat: &Seat| {
-        let limit = if seat.limit == 0 { most } else { seat.limit };
-        if seat.is_open { limit.saturating_sub(seat.in_flight) } else { 0 }
-    };
-    seats.iter().fold(0, |sum, seat| sum.saturating_add(of(seat)))
 }
 
 #[cfg(test)]
@@ -137,12 +128,6 @@ mod tests {
         let seats = [seat(0, 0, 0), seat(1, 0, 0), seat(2, 0, 0)];
         let order: Vec<_> = (0..6).filter_map(|turn| place(&seats, &[], turn)).collect();
         assert_eq!(order, [0, 1, 2, 0, 1, 2]);
-    }
-
-    #[test]
-    fn room_is_what_can_be_released_at_once() {
-        assert_eq!(room(&[seat(0, 3, 5), seat(1, 1, 0), seat(2, 9, 4)], 10), 11);
-        assert_eq!(room(&[Seat { is_open: false, ..seat(0, 0, 5) }], 10), 0);
     }
 
     proptest! {

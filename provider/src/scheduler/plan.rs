@@ -142,9 +142,7 @@ pub fn plan_function(
     if policy.mode.has_up() {
         up.resize(&mut scale, budget, &mut plan);
         up.second_workers(budget, &mut plan);
-        if up.has_lent() {
-            plan.wake(now.after(policy.tick));
-        }
+        up.look_again(&scale).into_iter().for_each(|at| plan.wake(at));
     }
     if policy.mode.has_multiplex() {
         multiplex::evict(&look, &mut plan);

@@ -109,7 +109,8 @@ pub struct Policy {
     pub visit_first_for: Duration,
     /// The same once the visit is ready, for its first answers.
     pub answer_first_for: Duration,
-    /// How often the slow tick looks for what can be given back.
+    /// How often the slow tick looks for what can be given back: a little less often than a busy watchdog reports, since its report
+    /// is a look already.
     pub tick: Duration,
 }
 
@@ -149,7 +150,7 @@ impl Default for Policy {
             specialisations_at_once: 8,
             visit_first_for: Duration::from_millis(50),
             answer_first_for: Duration::from_millis(10),
-            tick: Duration::from_secs(1),
+            tick: Duration::from_millis(1200),
         }
     }
 }

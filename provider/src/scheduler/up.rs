@@ -16,7 +16,7 @@ use super::look::Look;
 use super::out::Scale;
 use super::plan::Budget;
 use super::scaling::Scaling;
-use super::snapshot::{Grant, NodeView, Phase, ReplicaView};
+use super::snapshot::{Grant, NodeView, ReplicaView};
 use super::why::Rule;
 
 /// A grant changes by at least a twentieth and this many millicores: less is not worth a write.
@@ -245,16 +245,22 @@ impl Up<'_> {
             && self.look.now.since(second.since) >= self.look.policy.cool_for
     }
 
-    /// Whether something has been given that can be given back by time alone.
-    pub(super) fn has_lent(&self) -> bool {
-        self.look.function.replicas.iter().any(|replica| {
-            let base = self.scaling.base.cpu;
-            let above = |most: Option<u32>| replica.grant.cpu.zip(most).is_some_and(|(a, b)| a > b);
-            let more_memory =
-                replica.grant.memory.zip(self.scaling.initial.memory).is_some_and(|(a, b)| a > b);
-            let is_up = above(base) || more_memory || replica.second_is_own();
-            replica.phase == Phase::Ready && (is_up || replica.pressure.is_some())
-        })
+    /// When time alone may give something back, or give more to what stays above its watermark; by then the load has been told if
+    /// there is any.
+    pub(super) fn look_again(&self, scale: &Scale) -> Option<Moment> {
+        let Look { function, policy, now, .. } = *self.look;
+        let soon = now.after(policy.tick);
+        let of = |replica: &ReplicaView| {
+            let Grant { cpu, memory } = replica.grant;
+            let has_cpu = cpu.zip(self.scaling.base.cpu).is_some_and(|(cpu, base)| cpu > base);
+            let has_memory = memory.zip(self.scaling.initial.memory).is_some_and(|(a, b)| a > b);
+            if replica.pressure.is_some() || replica.second_is_own() || has_memory {
+                return Some(soon);
+            }
+            // Nothing is given back sooner than this after a change.
+            has_cpu.then(|| soon.max(replica.granted_at.after(self.cool_for(scale))))
+        };
+        function.ready().filter_map(of).min()
     }
 }
 

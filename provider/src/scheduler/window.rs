@@ -44,6 +44,9 @@ impl Peak {
     }
 }
 
+/// What is told of a busy container every second says nothing of an idle time before.
+const HOLDS: Duration = Duration::from_millis(1250);
+
 /// The mean of a value over time, the older the less: an exponentially weighted one (Brown 1956); constant memory and time.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct Smooth {
@@ -52,11 +55,16 @@ pub(super) struct Smooth {
 }
 
 impl Smooth {
-    /// Notes that it is `value` since it was last noted; its mean of about the last `span`.
+    /// Notes that it is `value` since it was last noted, `HOLDS` ago at most, and was nothing before; its mean of about the last
+    /// `span`.
     pub(super) fn see(&mut self, value: f64, span: Duration, now: Moment) -> f64 {
-        let passed = now.since(self.at).as_secs_f64() / span.as_secs_f64().max(1e-9);
+        let kept = |passed: Duration| (-passed.as_secs_f64() / span.as_secs_f64().max(1e-9)).exp();
+        let passed = now.since(self.at);
         self.at = self.at.max(now);
-        self.value += (value - self.value) * (1.0 - (-passed).exp());
+        if passed > HOLDS {
+            self.value *= kept(passed - HOLDS);
+        }
+        self.value += (value - self.value) * (1.0 - kept(passed.min(HOLDS)));
         self.value
     }
 }
@@ -89,9 +97,22 @@ mod tests {
         (0..=4_000).step_by(10).for_each(|ms| {
             often.see(8.0, SPAN, at(ms));
         });
+        (0..=4_000).step_by(1_000).for_each(|ms| {
+            seldom.see(8.0, SPAN, at(ms));
+        });
         let value = seldom.see(8.0, SPAN, at(4_000));
         assert!((often.see(8.0, SPAN, at(4_000)) - value).abs() < 0.01);
         assert!((value - 8.0 * (1.0 - (-1.0_f64).exp())).abs() < 0.01);
         assert!((seldom.see(8.0, SPAN, at(2_000)) - value).abs() < 1e-9, "a clock that goes back");
+    }
+
+    #[test]
+    fn a_first_value_after_an_idle_time_is_one_of_a_moment() {
+        let at = Moment::from_millis;
+        let mut mean = Smooth::default();
+        mean.see(8.0, SPAN, at(1_000));
+        let after = mean.see(8.0, SPAN, at(60_000));
+        assert!((2.0..2.3).contains(&after), "{after}");
+        assert!(mean.see(0.0, SPAN, at(120_000)) < 1e-3);
     }
 }

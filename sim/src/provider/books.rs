@@ -7,8 +7,8 @@ use hyperfaas_protocol::control::WorkerState;
 use hyperfaas_protocol::moment::Moment;
 use hyperfaas_provider::engine::ReplicaId;
 use hyperfaas_provider::scheduler::{
-    FunctionView, GuestView, ImageState, Phase, ReplicaView, Seat, Wanted, WorkerView, comfort,
-    expected_use,
+    FunctionView, GuestView, ImageState, Phase, ReplicaView, Seat, Seats, Wanted, WorkerView,
+    comfort, expected_use,
 };
 
 use super::nodes::Use;
@@ -33,7 +33,7 @@ pub struct Function {
     pub(crate) served: Vec<Option<(u64, u64, Moment)>>,
     /// What it was counted with on its nodes last.
     pub(crate) counted: Vec<Use>,
-    pub(crate) seats: Vec<Seat>,
+    pub(crate) seats: Seats,
     pub(crate) parked: VecDeque<Parked>,
     /// Who has bounced requests that are on their way to somebody else.
     pub(crate) bounces: HashMap<Id, Vec<u64>>,
@@ -65,7 +65,7 @@ impl Function {
             containers: Vec::new(),
             served: Vec::new(),
             counted: Vec::new(),
-            seats: Vec::new(),
+            seats: Seats::default(),
             parked: VecDeque::new(),
             bounces: HashMap::new(),
             turn: 0,
@@ -85,7 +85,7 @@ impl Function {
 
     /// Its workers, as places for requests.
     pub fn seats(&self) -> &[Seat] {
-        &self.seats
+        self.seats.list()
     }
 
     /// Replicas that are or may become able to serve.
@@ -172,30 +172,29 @@ impl Function {
         Some(gone)
     }
 
-    /// Makes the seats anew, after a worker has come, gone or changed its state.
+    /// Brings the seats up to date, after a worker has come, gone or changed its state.
     pub(crate) fn seat(&mut self) {
-        self.seats.clear();
-        for (replica, container) in self.view.replicas.iter().zip(&self.containers) {
-            for (index, worker) in (0_u8..).zip(&replica.workers) {
-                let serves = !worker.is_guest && (index == 0 || worker.epoch > 0);
-                if serves {
-                    let state = if index == 0 { owner_state(replica.phase) } else { worker.state };
-                    let mut seat = seat(*container, index, worker, state, replica.phase);
-                    seat.comfort = comfort(&self.view, replica.grant.cpu);
-                    self.seats.push(seat);
-                }
-            }
-        }
-        for guest in &self.view.guests {
+        let Self { view, containers, seats, .. } = self;
+        let view = &*view;
+        let both = view.replicas.iter().zip(&*containers);
+        let own = both.flat_map(|(replica, container)| {
+            let workers = (0_u8..).zip(&replica.workers);
+            let serving = workers.filter(|(index, w)| !w.is_guest && (*index == 0 || w.epoch > 0));
+            serving.map(move |(index, worker)| {
+                let state = if index == 0 { owner_state(replica.phase) } else { worker.state };
+                let comfort = comfort(view, replica.grant.cpu);
+                Seat { comfort, ..seat(*container, index, worker, state, replica.phase) }
+            })
+        });
+        // A guest is taken to bring as much as one replica has at its ceiling, as phase 2 reckons.
+        let ceiling = view.wanted.as_ref().and_then(|wanted| wanted.scaling.ceiling.cpu);
+        let guests = view.guests.iter().filter_map(|guest| {
             let worker = WorkerView { in_flight: guest.in_flight, ..WorkerView::default() };
-            let Some(container) = container_of(&guest.host) else { continue };
-            let mut seat = seat(container, guest.worker, &worker, guest.state, Phase::Ready);
-            seat.is_guest = true;
-            // A guest is taken to bring as much as one replica has at its ceiling, as phase 2 reckons.
-            let ceiling = self.view.wanted.as_ref().and_then(|wanted| wanted.scaling.ceiling.cpu);
-            seat.comfort = comfort(&self.view, ceiling);
-            self.seats.push(seat);
-        }
+            let container = container_of(&guest.host)?;
+            let seat = seat(container, guest.worker, &worker, guest.state, Phase::Ready);
+            Some(Seat { is_guest: true, comfort: comfort(view, ceiling), ..seat })
+        });
+        seats.refill(own.chain(guests));
     }
 }
 

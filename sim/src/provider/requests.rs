@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hyperfaas_protocol::moment::Moment;
-use hyperfaas_provider::scheduler::{is_pressed, place, room};
+use hyperfaas_provider::scheduler::{Seat, is_pressed};
 
 use super::Provider;
 use super::books::{Function, Parked};
@@ -46,7 +46,7 @@ impl Provider {
         }
         self.decisions.parked += 1;
         let function = &mut self.functions[index as usize];
-        self.decisions.cold += u64::from(!function.seats.iter().any(|seat| seat.is_open));
+        self.decisions.cold += u64::from(!function.seats().iter().any(|seat| seat.is_open));
         if parked.bounced.is_empty() {
             function.parked.push_back(parked);
         } else {
@@ -81,10 +81,10 @@ impl Provider {
     ) -> bool {
         let function = &mut self.functions[index as usize];
         function.turn = function.turn.wrapping_add(1);
-        let Some(chosen) = place(&function.seats, bounced, function.turn) else { return false };
-        let seat = &mut function.seats[chosen];
-        seat.in_flight += 1;
-        let (container, worker) = (Id::from_serial(seat.host), seat.worker);
+        let Some(chosen) = function.seats.place(bounced, function.turn) else { return false };
+        let Seat { host, worker, in_flight, .. } = function.seats()[chosen];
+        function.seats.set_in_flight(chosen, in_flight + 1);
+        let container = Id::from_serial(host);
         let epoch = function.reserve(container, worker);
         site.send(request, (container, worker, epoch), at);
         true
@@ -92,7 +92,7 @@ impl Provider {
 
     /// Whether one of the waiting could be let go.
     pub(crate) fn has_room(&self, function: &Function) -> bool {
-        room(&function.seats, self.release_most()) > 0
+        function.seats.has_room(self.release_most())
     }
 
     fn release_most(&self) -> u32 {
@@ -103,7 +103,7 @@ impl Provider {
     pub(crate) fn release(&mut self, index: u32, site: &mut Site, at: Nanos) {
         let most = self.release_most();
         while let Some(parked) = self.functions[index as usize].parked.front().cloned() {
-            if room(&self.functions[index as usize].seats, most) == 0 {
+            if !self.functions[index as usize].seats.has_room(most) {
                 return;
             }
             if !self.try_place(index, parked.request, &parked.bounced, site, at) {
@@ -162,10 +162,11 @@ impl Provider {
         let found = site.request(request)?;
         let (container, worker, epoch) = found.sent?;
         let function = &mut self.functions[found.function as usize];
-        let seat = function.seats.iter_mut();
-        let mut seats = seat.filter(|s| s.host == container.serial() && s.worker == worker);
-        if let Some(seat) = seats.next() {
-            seat.in_flight = seat.in_flight.saturating_sub(1);
+        let mut seats = function.seats().iter();
+        let place = seats.position(|s| s.host == container.serial() && s.worker == worker);
+        if let Some(at) = place {
+            let in_flight = function.seats()[at].in_flight;
+            function.seats.set_in_flight(at, in_flight.saturating_sub(1));
         }
         function.unreserve(container, worker, epoch);
         if function.is_drained(container) {

@@ -2,7 +2,7 @@
 
 use hyperfaas_protocol::control::{OwnerState, WorkerState};
 
-use super::gauge::{LOOK, REPORT};
+use super::gauge::REPORT;
 use super::{Container, Event, LINK, LoadTold, Notice, Role, SAMPLE, Site};
 use crate::queue::Nanos;
 use crate::slab::Id;
@@ -41,6 +41,9 @@ impl Site {
         found.spot = running.len();
         running.push(request);
         container.group.add(request.place(), found.work.cpu, now);
+        if let Some(look_at) = container.gauge.resume(now) {
+            self.events.push(look_at, Event::Look(id));
+        }
         self.settle(id, before, now);
     }
 
@@ -50,7 +53,7 @@ impl Site {
         container.gauge.busy_at = now;
         if container.gauge.reported.is_none() {
             container.gauge.reported = Some((container.group.used_total(now), now));
-            self.events.push(now + REPORT, Event::Report(id));
+            self.events.push_in_line(now + REPORT, Event::Report(id));
         }
     }
 
@@ -88,10 +91,10 @@ impl Site {
             let mark = container.gauge.mark;
             let (used, throttled) =
                 (container.group.used_total(now), container.group.throttled_periods());
-            container.gauge.watch(used, throttled, now);
+            let look_at = container.gauge.watch(used, throttled, now);
             let told = now + self.chance.up_to(SAMPLE) + LINK;
             self.tell(told, Notice::Marked(id, mark));
-            self.events.push(now + LOOK, Event::Look(id));
+            self.events.push(look_at, Event::Look(id));
         }
         self.settle(id, before, now);
         for job in done.drain(..) {
@@ -158,6 +161,9 @@ impl Site {
 
     fn look(&mut self, id: Id, now: Nanos) {
         let Some(container) = self.containers.at_mut(id).filter(|c| c.is_running()) else { return };
+        if !container.gauge.is_due(now) {
+            return;
+        }
         let (used, throttled) =
             (container.group.used_total(now), container.group.throttled_periods());
         let allowed = container.cpu_quota();
@@ -165,7 +171,8 @@ impl Site {
             let mark = container.gauge.mark;
             self.tell(now + LINK, Notice::Marked(id, mark));
         } else {
-            self.events.push(now + LOOK, Event::Look(id));
+            let next = container.gauge.look_again(!container.group.is_busy());
+            self.events.push(next, Event::Look(id));
         }
     }
 
@@ -175,7 +182,7 @@ impl Site {
         let is_idle = container.in_flight() == 0 && now - container.gauge.busy_at >= REPORT;
         container.gauge.reported = (!is_idle).then(|| (container.group.used_total(now), now));
         if !is_idle {
-            self.events.push(now + REPORT, Event::Report(id));
+            self.events.push_in_line(now + REPORT, Event::Report(id));
         }
         self.tell(now + LINK, Notice::Load(id, load));
     }

@@ -7,70 +7,32 @@ use std::sync::Arc;
 use hyperfaas_protocol::control::WorkerState;
 use hyperfaas_protocol::moment::Moment;
 
-use super::super::replica::{Route, WorkerRef};
+use super::super::guests::GuestSide;
+use super::super::replica::{Route, Side, WorkerRef};
 use super::State;
 use crate::scheduler::{
-    Action, Phase, PlaceKind, ReplicaView, Seat, WorkerView, comfort, place, room,
+    Action, FunctionView, Phase, PlaceKind, ReplicaView, Seat, WorkerView, comfort,
 };
 
 impl State {
-    /// Makes the list anew after a change of any replica.
+    /// Brings the list up to date after a change of any replica.
     pub(super) fn reseat(&mut self, uses_limits: bool) {
-        let configured = self.view.wanted.as_ref().and_then(|wanted| wanted.scaling.in_flight_max);
-        self.seats.clear();
-        for (replica, side) in self.view.replicas.iter().zip(&self.sides) {
-            if replica.phase != Phase::Ready || side.route().is_none() {
-                continue;
-            }
-            for (index, worker) in (0_u8..).zip(&replica.workers) {
-                if serves_owner(replica, index) {
-                    self.seats.push(Seat {
-                        host: side.host,
-                        in_flight: worker.in_flight,
-                        limit: if uses_limits { limit(worker, configured) } else { 0 },
-                        comfort: comfort(&self.view, replica.grant.cpu),
-                        worker: index,
-                        is_open: true,
-                        is_guest: false,
-                    });
-                }
-            }
+        let Self { view, sides, guests, seats, .. } = self;
+        let own = own_seats(view, sides, uses_limits);
+        if guests.is_empty() {
+            return seats.refill(own);
         }
-        self.seat_guests(uses_limits);
-    }
-
-    /// Adds the workers of containers that are not its own.
-    fn seat_guests(&mut self, uses_limits: bool) {
-        let scaling = self.view.wanted.as_ref().map(|wanted| &wanted.scaling);
-        let configured = scaling.and_then(|scaling| scaling.in_flight_max);
-        // A guest is taken to bring as much as one replica has at its ceiling, as phase 2 reckons.
-        let comfort = comfort(&self.view, scaling.and_then(|scaling| scaling.ceiling.cpu));
-        for (guest, side) in self.view.guests.iter().zip(&self.guests) {
-            if guest.state == WorkerState::Ready {
-                let limit = if guest.limit > 0 { guest.limit } else { configured.unwrap_or(0) };
-                self.seats.push(Seat {
-                    host: side.host,
-                    in_flight: guest.in_flight,
-                    limit: if uses_limits { limit } else { 0 },
-                    comfort,
-                    worker: guest.worker,
-                    is_open: true,
-                    is_guest: true,
-                });
-            }
-        }
-        if !self.guests.is_empty() {
-            self.seats.sort_unstable_by_key(|seat| (seat.host, seat.worker));
-        }
+        let mut all: Vec<_> = own.chain(guest_seats(view, guests, uses_limits)).collect();
+        all.sort_unstable_by_key(|seat| (seat.host, seat.worker));
+        seats.refill(all);
     }
 
     /// Reserves a place on the best worker.
     pub(super) fn take_seat(&mut self, bounced: &[u64]) -> Option<(Arc<Route>, WorkerRef)> {
         self.turn = self.turn.wrapping_add(1);
-        let at = place(&self.seats, bounced, self.turn)?;
-        let seat = &mut self.seats[at];
-        seat.in_flight += 1;
-        let (host, worker) = (seat.host, seat.worker);
+        let at = self.seats.place(bounced, self.turn)?;
+        let Seat { host, worker, in_flight, .. } = self.seats.list()[at];
+        self.seats.set_in_flight(at, in_flight + 1);
         let Ok(index) = self.sides.binary_search_by_key(&host, |side| side.host) else {
             let index = self.guest_at(host)?;
             let guest = &mut self.view.guests[index];
@@ -108,14 +70,15 @@ impl State {
 
     fn note_seat(&mut self, worker: WorkerRef, in_flight: u32) {
         let place = (worker.host, worker.worker);
-        if let Ok(at) = self.seats.binary_search_by_key(&place, |seat| (seat.host, seat.worker)) {
-            self.seats[at].in_flight = in_flight;
+        let seats = self.seats.list();
+        if let Ok(at) = seats.binary_search_by_key(&place, |seat| (seat.host, seat.worker)) {
+            self.seats.set_in_flight(at, in_flight);
         }
     }
 
     /// Whether one of the waiting could be let go, with at most `most` at once on a worker whose limit is unknown.
     pub(super) fn has_room(&self, most: u32) -> bool {
-        room(&self.seats, most) > 0
+        self.seats.has_room(most)
     }
 
     /// Notes an order to a worker as under way.
@@ -147,6 +110,57 @@ impl State {
             _ => {}
         }
     }
+}
+
+/// The workers of its own containers, in their order.
+fn own_seats(view: &FunctionView, sides: &[Side], uses_limits: bool) -> impl Iterator<Item = Seat> {
+    let configured = view.wanted.as_ref().and_then(|wanted| wanted.scaling.in_flight_max);
+    let both = view.replicas.iter().zip(sides);
+    let ready =
+        both.filter(|(replica, side)| replica.phase == Phase::Ready && side.route().is_some());
+    let mut known = (None, comfort(view, None));
+    ready.flat_map(move |(replica, side)| {
+        if known.0 != replica.grant.cpu {
+            known = (replica.grant.cpu, comfort(view, replica.grant.cpu));
+        }
+        let workers = (0_u8..).zip(&replica.workers);
+        workers.filter(move |(index, _)| serves_owner(replica, *index)).map(
+            move |(index, worker)| Seat {
+                host: side.host,
+                in_flight: worker.in_flight,
+                limit: if uses_limits { limit(worker, configured) } else { 0 },
+                comfort: known.1,
+                worker: index,
+                is_open: true,
+                is_guest: false,
+            },
+        )
+    })
+}
+
+/// The workers of containers that are not its own.
+fn guest_seats(
+    view: &FunctionView,
+    sides: &[GuestSide],
+    uses_limits: bool,
+) -> impl Iterator<Item = Seat> {
+    let scaling = view.wanted.as_ref().map(|wanted| &wanted.scaling);
+    let configured = scaling.and_then(|scaling| scaling.in_flight_max);
+    // A guest is taken to bring as much as one replica has at its ceiling, as phase 2 reckons.
+    let comfort = comfort(view, scaling.and_then(|scaling| scaling.ceiling.cpu));
+    let both = view.guests.iter().zip(sides);
+    both.filter(|(guest, _)| guest.state == WorkerState::Ready).map(move |(guest, side)| {
+        let limit = if guest.limit > 0 { guest.limit } else { configured.unwrap_or(0) };
+        Seat {
+            host: side.host,
+            in_flight: guest.in_flight,
+            limit: if uses_limits { limit } else { 0 },
+            comfort,
+            worker: guest.worker,
+            is_open: true,
+            is_guest: true,
+        }
+    })
 }
 
 /// Whether worker `index` of a ready replica takes requests of the replica's owner.
