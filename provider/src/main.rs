@@ -102,7 +102,7 @@ async fn run(config: Config) -> Result<(), String> {
     let guests = match (view.roots.clone(), &slots) {
         (Some(roots), Some(slots)) => {
             let users = Arc::new(Users::begin(uuid::Uuid::new_v4().as_fields().0));
-            Some(Guests { roots, slots: slots.clone(), users })
+            Some(Guests { roots, slots: slots.clone(), users, naming: Arc::default() })
         }
         _ => None,
     };

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyperfaas_protocol::moment::Moment;
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
@@ -79,6 +80,8 @@ pub struct Guests {
     pub slots: Slots,
     /// Users that nobody else has.
     pub users: Arc<Users>,
+    /// Held while the engine is told whom a standby container serves.
+    pub naming: Arc<Mutex<()>>,
 }
 
 impl Reconciler {

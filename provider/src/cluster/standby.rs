@@ -88,8 +88,8 @@ struct Entry {
     may_return: bool,
     /// Until when the pool is not refilled for its sake: the engine would take the processor from a visit that begins.
     goes_first: Moment,
-    /// Whether its guest is not ready yet.
-    is_beginning: bool,
+    /// Until when its visit counts as one that begins; past once its guest is ready.
+    begins_until: Moment,
 }
 
 #[derive(Debug, Default)]
@@ -375,15 +375,17 @@ impl Cluster {
         function: &FunctionKey,
         now: Moment,
     ) -> Option<Host> {
+        let processors = self.lock_nodes()[0].cpu;
         let mut state = self.standbys.lock();
         state.demand.take(now);
+        let together = state.beginning(now) + 1;
         let entry = state.find(name).filter(|entry| entry.stand == Stand::Ready)?;
         let host = entry.host.clone()?;
         entry.stand = Stand::Taken(function.clone());
         entry.is_generic = false;
         entry.epoch += 1;
-        entry.goes_first = now.after(self.policy.visit_first_for);
-        entry.is_beginning = true;
+        entry.goes_first = now.after(self.policy.visit_keeps_off_for(together, processors));
+        entry.begins_until = now.after(self.policy.visit_first_for);
         drop(state);
         self.pool_moved();
         Some(host)
@@ -394,17 +396,14 @@ impl Cluster {
         let until = now.after(self.policy.answer_first_for);
         self.standbys.with(name, |entry| {
             entry.goes_first = entry.goes_first.min(until);
-            entry.is_beginning = false;
+            entry.begins_until = now;
         });
         self.standbys.changed.notify_one();
     }
 
     /// Visits under way to their first answer; one that takes long to get ready keeps no other from beginning.
     pub(super) fn visits_beginning(&self) -> usize {
-        let now = self.context.clock.now();
-        let state = self.standbys.lock();
-        let is_beginning = |entry: &&Entry| entry.is_beginning && entry.goes_first > now;
-        state.entries.iter().filter(is_beginning).count()
+        self.standbys.lock().beginning(self.context.clock.now())
     }
 
     /// Nothing was on offer when one was wanted.
@@ -477,6 +476,11 @@ impl Standbys {
 impl State {
     fn find(&mut self, name: &ReplicaId) -> Option<&mut Entry> {
         self.entries.iter_mut().find(|entry| entry.name == *name)
+    }
+
+    /// See [`Cluster::visits_beginning`].
+    fn beginning(&self, now: Moment) -> usize {
+        self.entries.iter().filter(|entry| entry.begins_until > now).count()
     }
 
     fn counts(&self) -> PoolCounts {
@@ -569,7 +573,7 @@ impl Entry {
             epoch: 0,
             may_return: false,
             goes_first: Moment::ZERO,
-            is_beginning: false,
+            begins_until: Moment::ZERO,
         }
     }
 

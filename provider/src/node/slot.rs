@@ -18,9 +18,12 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use super::rootfs::{Root, RootId, Roots};
 use crate::engine::{ContainerId, SecretFile};
@@ -35,6 +38,10 @@ pub const SLOTS_DIR: &str = "/.hyperfaas/slots";
 const NAME_MAX: usize = 40;
 /// Orders that wait for the thread; whoever comes later waits before that.
 const WAITING: usize = 64;
+/// How long nobody must have come before what slots were put together with is cleared away: many visits come together.
+const CLEARS_AFTER: Duration = Duration::from_millis(20);
+/// Most slots whose places are not cleared.
+const UNCLEARED_MOST: u64 = 64;
 /// Bytes a guest may write by default: files of its slot, its `/tmp` and `/dev/shm` together; they count against the
 /// container's memory.
 pub const DEFAULT_SIZE_BYTES: u64 = 256 << 20;
@@ -190,15 +197,13 @@ impl Slots {
         let (orders, mut waiting) = mpsc::channel::<Work>(WAITING);
         let (sender, started) = std::sync::mpsc::sync_channel(1);
         let directory = roots.directory().to_owned();
+        // For the time alone; in the thread nothing else is waited for.
+        let timer = step("start a thread", Builder::new_current_thread().enable_time().build())?;
         let run = move || match Home::move_in(&directory) {
             Ok(home) => {
                 let _ = sender.send(Ok(()));
-                let mut workshop =
-                    Workshop { home, namespaces: Namespaces::default(), built: 0, cleared: 0 };
-                while let Some(work) = waiting.blocking_recv() {
-                    work(&mut workshop);
-                    workshop.clear();
-                }
+                let namespaces = Namespaces::default();
+                Workshop { home, namespaces, built: 0, cleared: 0 }.serve(&timer, &mut waiting);
             }
             Err(failed) => drop(sender.send(Err(failed))),
         };
@@ -311,6 +316,31 @@ impl Slots {
 }
 
 impl Workshop {
+    /// Does one work after the other until nobody can come any more; clears up while nobody waits. Clearing one place makes the
+    /// thread wait for the kernel for milliseconds.
+    fn serve(mut self, timer: &Runtime, waiting: &mut mpsc::Receiver<Work>) {
+        let mut patience = CLEARS_AFTER;
+        loop {
+            let next = if self.uncleared() == 0 {
+                waiting.blocking_recv()
+            } else if let Ok(next) =
+                timer.block_on(async { timeout(patience, waiting.recv()).await })
+            {
+                next
+            } else {
+                self.clear_one();
+                patience = Duration::ZERO;
+                continue;
+            };
+            let Some(work) = next else { return };
+            patience = CLEARS_AFTER;
+            work(&mut self);
+            if self.uncleared() > UNCLEARED_MOST {
+                self.clear_one();
+            }
+        }
+    }
+
     fn prepare(&mut self, target: &Target, order: &SlotOrder) -> Result<(), SlotError> {
         let found = attach::find(target)?;
         let tree = self.build(&found.processes, order)?;
@@ -342,16 +372,24 @@ impl Workshop {
         Stage::new(order, self.built).build(&mut self.namespaces, proc)
     }
 
-    /// What nobody has to wait for.
-    fn clear(&mut self) {
-        self.namespaces.settle();
-        while self.cleared < self.built {
+    /// Slots whose places are still there.
+    fn uncleared(&self) -> u64 {
+        self.built - self.cleared
+    }
+
+    /// What nobody has to wait for, of one slot.
+    fn clear_one(&mut self) {
+        self.namespaces.settle_one();
+        if self.cleared < self.built {
             self.cleared += 1;
             stage::clear(self.cleared);
         }
     }
 
     fn remove(&mut self, target: &Target, name: &SlotName) -> Result<(), SlotError> {
+        while self.uncleared() > 0 {
+            self.clear_one(); // what a slot was put together with holds its files as well
+        }
         attach::find(target)?.detach(&self.home, name)
     }
 }

@@ -58,18 +58,31 @@ impl Reconciler {
                 if place.kind == PlaceKind::Guest {
                     return; // its container goes by its owner's name
                 }
-                // Its first answers go before its name in the engine's list.
-                sleep(self.cluster.policy().answer_first_for).await;
-                let name = standby::name_with(function, &place.host);
-                if let Err(error) = self.engine.rename(&host.container, &name).await {
-                    warn!(%error, "standby container keeps its name");
-                }
+                self.name(function, &place.host, &host).await;
             }
             Ok(_) => {} // over already, for a reason that was told
             Err(_) => {
                 let reason = "it did not get ready in time".to_owned();
                 self.cluster.visit_failed(function, &place.host, reason, self.now());
             }
+        }
+    }
+
+    /// Gives a standby container its function's name in the engine's list. First answers and other visits go before: that takes
+    /// the engine milliseconds of the processor.
+    async fn name(&self, function: &FunctionKey, standby: &ReplicaId, host: &Host) {
+        let Some(guests) = &self.guests else { return };
+        sleep(self.cluster.policy().answer_first_for).await;
+        let _one_at_a_time = guests.naming.lock().await;
+        while let Some(until) = self.cluster.tend_at(self.now()) {
+            sleep(until.since(self.now())).await;
+        }
+        if self.cluster.visit(function, standby) != Some(WorkerState::Ready) {
+            return; // over meanwhile
+        }
+        let name = standby::name_with(function, standby);
+        if let Err(error) = self.engine.rename(&host.container, &name).await {
+            warn!(%error, "standby container keeps its name");
         }
     }
 
@@ -81,7 +94,7 @@ impl Reconciler {
         place: &WorkerPlace,
         host: &Host,
     ) -> Result<(), String> {
-        let Guests { roots, slots, users } =
+        let Guests { roots, slots, users, .. } =
             self.guests.as_ref().ok_or("this host cannot have guests")?;
         let wanted = self.catalog.function(function).ok_or("the function was deleted")?;
         let order = match self.order(function, wanted.revision, &place.host).await {

@@ -120,6 +120,14 @@ impl Policy {
         let doublings = count.saturating_sub(1).min(16);
         self.backoff_first.saturating_mul(1 << doublings).min(self.backoff_most)
     }
+
+    /// How long a visit that begins as one of `together` keeps the engine off the processors, of which there are `millicores`:
+    /// each takes as many times longer as there are of them for a processor.
+    pub fn visit_keeps_off_for(&self, together: usize, millicores: u32) -> Duration {
+        let processors = (millicores as usize / 1000).max(1);
+        let times = together.div_ceil(processors).clamp(1, self.specialisations_at_once.max(1));
+        self.visit_first_for.saturating_mul(u32::try_from(times).unwrap_or(u32::MAX))
+    }
 }
 
 impl Default for Policy {
@@ -152,5 +160,19 @@ impl Default for Policy {
             answer_first_for: Duration::from_millis(10),
             tick: Duration::from_millis(1200),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn visits_that_begin_together_keep_the_engine_off_for_longer_within_a_bound() {
+        let policy = Policy::default();
+        let of =
+            |together, millicores| policy.visit_keeps_off_for(together, millicores).as_millis();
+        assert_eq!((of(1, 2000), of(2, 2000), of(3, 2000), of(8, 2000)), (50, 50, 100, 200));
+        assert_eq!((of(8, 16_000), of(8, 0), of(1000, 2000)), (50, 400, 400));
     }
 }

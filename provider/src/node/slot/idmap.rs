@@ -65,9 +65,9 @@ impl Namespaces {
         Ok(Some(namespace))
     }
 
-    /// Ends the children that were needed.
-    pub(super) fn settle(&mut self) {
-        self.children.clear();
+    /// Ends one of the children that were needed.
+    pub(super) fn settle_one(&mut self) {
+        drop(self.children.pop());
     }
 }
 
