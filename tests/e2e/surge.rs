@@ -31,8 +31,11 @@ async fn many_functions_at_zero_asked_for_at_once_are_all_answered() {
     let functions = number("HYPERFAAS_SURGE_FUNCTIONS", 12);
     let waiting = number("HYPERFAAS_SURGE_STANDBY", 8);
     let count = waiting.to_string();
-    let settings =
-        [("HYPERFAAS_STANDBY_MIN", count.as_str()), ("HYPERFAAS_STANDBY_MAX", count.as_str())];
+    let settings = [
+        ("HYPERFAAS_STANDBY_MIN", count.as_str()),
+        ("HYPERFAAS_STANDBY_MAX", count.as_str()),
+        ("RUST_LOG", "info"), // this test reads the log on the thread that calls
+    ];
     let mut stack = stack(&settings).await;
     at_zero(&stack, "f0").await;
     for index in 1..functions {
