@@ -111,6 +111,38 @@ async fn what_was_pruned_behind_our_back_is_made_again() {
     assert_eq!(lab.engine().list().await.unwrap(), [again]);
 }
 
+/// As an engine before 24 makes it for a provider that is killed while it asks, when the next one asks too.
+#[tokio::test]
+async fn of_two_networks_of_one_name_the_one_in_use_stays() {
+    let lab = DockerLab::new().await;
+    lab.engine().prepare().await.unwrap();
+    let (docker, name) = (&lab.corner.docker, lab.corner.network());
+    let mut running = Vec::new();
+    for _ in 0..2 {
+        let installation = format!("{}-1", lab.corner.name);
+        let labels = [("managed", "true"), ("role", "network"), ("installation", &installation)];
+        let labels = labels.map(|(key, value)| (format!("com.hyperfaas.{key}"), value.to_owned()));
+        let second = bollard::models::NetworkCreateRequest {
+            name: name.clone(),
+            labels: Some(labels.into()),
+            ..Default::default()
+        };
+        if let Err(error) = docker.create_network(second).await {
+            // A newer engine makes no second one.
+            let error = error.to_string();
+            assert!(error.contains("already exists"), "{error}");
+        }
+        running.push(lab.engine().start(lab.order("f", &[]).await).await.unwrap());
+        let all = docker.list_networks(None).await.unwrap();
+        let same = all.into_iter().filter(|network| network.name.as_ref() == Some(&name));
+        assert_eq!(same.count(), 1);
+    }
+    running.sort_by(|one, other| one.replica.cmp(&other.replica));
+    let mut listed = lab.engine().list().await.unwrap();
+    listed.sort_by(|one, other| one.replica.cmp(&other.replica));
+    assert_eq!(listed, running);
+}
+
 #[tokio::test]
 async fn secrets_of_an_earlier_run_are_used_again_and_helpers_go() {
     let lab = DockerLab::new().await;

@@ -91,7 +91,14 @@ impl Inner {
             Ok(network) if network.name.as_ref() == Some(name) => return Ok(()),
             Ok(_) => {}
             Err(error) if status(&error) == Some(404) => {}
-            Err(error) => return Err(classify(error)),
+            Err(error) => {
+                let error = classify(error);
+                let two = is_ambiguous(&error).then(|| self.settle_network(docker));
+                return match two {
+                    Some(settle) => settle.await,
+                    None => Err(error),
+                };
+            }
         }
         let mut labels = labels::ours("network", None);
         labels.insert(INSTALLATION.to_owned(), self.config.installation.clone());
@@ -101,29 +108,36 @@ impl Inner {
             labels: Some(labels),
             ..NetworkCreateRequest::default()
         };
-        let id = match within(CHANGE, docker.create_network(request)).await {
-            Ok(created) => created.id,
+        match within(CHANGE, docker.create_network(request)).await {
+            Ok(_) => {}
             Err(error) if status(&error) == Some(409) => return Ok(()),
             Err(error) => return Err(classify(error)),
-        };
+        }
         info!(network = name, "network made");
-        self.settle_network(docker, &id).await
+        self.settle_network(docker).await
     }
 
-    /// Engines before 24 make two networks of one name when asked at the same time; all who asked keep the lowest id.
-    async fn settle_network(&self, docker: &Docker, ours: &str) -> Result<(), EngineError> {
+    /// Engines before 24 make two networks of one name when asked at the same time, and one who asked may have been killed meanwhile.
+    /// Of those that this installation has made, only the first of all by its id stays, or one that is in use.
+    async fn settle_network(&self, docker: &Docker) -> Result<(), EngineError> {
         let name = &self.config.network;
         let filters = std::collections::HashMap::from([("name".to_owned(), vec![name.clone()])]);
         let options = ListNetworksOptionsBuilder::default().filters(&filters).build();
         let networks = within(READ, docker.list_networks(Some(options))).await.map_err(classify)?;
-        let same = networks
-            .into_iter()
-            .filter(|network| network.name.as_ref() == Some(name))
-            .filter_map(|network| network.id);
-        match same.min() {
-            Some(first) if first != ours => {
-                gone_is_fine(within(CHANGE, docker.remove_network(ours)).await)
-            }
+        let same = networks.into_iter().filter(|network| network.name.as_ref() == Some(name));
+        let mut same: Vec<_> = same
+            .filter_map(|network| {
+                let installation = network.labels.unwrap_or_default().remove(INSTALLATION);
+                Some((network.id?, installation.as_ref() == Some(&self.config.installation)))
+            })
+            .collect();
+        same.sort();
+        let mut is_used = false;
+        for (id, is_ours) in same.iter().skip(1) {
+            is_used |= *is_ours && !remove_unused_network(docker, id).await?;
+        }
+        match same.first() {
+            Some((first, true)) if is_used => remove_unused_network(docker, first).await.map(drop),
             _ => Ok(()),
         }
     }
@@ -201,6 +215,19 @@ pub(super) async fn remove_unused(docker: &Docker, volume: &str) -> Result<bool,
         Err(error) if status(&error) == Some(409) => Ok(false),
         other => gone_is_fine(other).map(|()| true),
     }
+}
+
+/// Removes a network unless a container is in it; whether it is gone.
+async fn remove_unused_network(docker: &Docker, id: &str) -> Result<bool, EngineError> {
+    match within(CHANGE, docker.remove_network(id)).await {
+        Err(error) if status(&error) == Some(403) => Ok(false),
+        other => gone_is_fine(other).map(|()| true),
+    }
+}
+
+/// Whether the engine has found two of something that there is to be one of.
+pub(super) fn is_ambiguous(error: &EngineError) -> bool {
+    matches!(error, EngineError::Refused(text) if text.contains("is ambiguous"))
 }
 
 fn facts(version: &SystemVersion, info: &SystemInfo, api_version: String) -> EngineFacts {

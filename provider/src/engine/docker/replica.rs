@@ -19,6 +19,7 @@ use super::super::{Bounds, ContainerId, EngineError, Observed, ReplicaId, StartO
 use super::connection::{CHANGE, READ, classify, gone_is_fine, status, within};
 use super::create::{self, Volumes, WATCHDOG_FILE};
 use super::labels::Told;
+use super::prepare::is_ambiguous;
 use super::{Inner, labels};
 
 /// What the engine may take beyond the grace period before a stop counts as failed.
@@ -46,7 +47,7 @@ impl Inner {
                 warn!(
                     replica = order.replica.0,
                     reason = error.to_string(),
-                    "network or watchdog volume is gone, making it anew"
+                    "network or watchdog volume is gone, or there twice; mending that"
                 );
                 self.repair(&ready).await?;
                 self.launch(&docker, &order, body).await
@@ -103,12 +104,12 @@ impl Inner {
         }
     }
 
-    /// Whether making network and watchdog volume anew may help.
+    /// Whether making network and watchdog volume anew, or one network out of two, may help.
     pub(super) fn is_repairable(&self, error: &EngineError) -> bool {
         let EngineError::Refused(text) = error else { return false };
         let lost_network = text.contains("network")
             && text.contains(&self.config.network)
-            && text.contains("not found");
+            && (text.contains("not found") || is_ambiguous(error));
         let lost_watchdog = text.contains(WATCHDOG_FILE) && text.contains("no such file");
         lost_network || lost_watchdog
     }

@@ -35,7 +35,7 @@ impl Inner {
         match self.launch_standby(&docker, &order, body.clone()).await {
             Err(error) if self.is_repairable(&error) => {
                 let reason = error.to_string();
-                warn!(reason, "network or watchdog volume is gone, making it anew");
+                warn!(reason, "network or watchdog volume is gone, or there twice; mending that");
                 self.repair(&ready).await?;
                 self.launch_standby(&docker, &order, body).await
             }
