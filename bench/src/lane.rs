@@ -10,11 +10,14 @@ use std::net::SocketAddr;
 use hyperfaas_protocol::lane::{Flags, Greeting, HEADER_LEN, Header, Kind, Summary};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 use crate::call::Fault;
 
 /// Size of reads, in bytes.
 const BUFFER: usize = 16 * 1024;
+/// Dials at once, as many as the provider makes: a watchdog keeps only so many peers that have not yet shown the key.
+static DIALS: Semaphore = Semaphore::const_new(8);
 /// The container's owner, since its start.
 const OWNER: (u8, u64) = (0, 0);
 
@@ -39,6 +42,7 @@ pub(crate) struct Lane {
 impl Lane {
     /// Opens a lane with `key`.
     pub(crate) async fn open(address: SocketAddr, key: &str) -> Result<Self, Fault> {
+        let _dial = DIALS.acquire().await.map_err(|_| Fault::Connect)?;
         let stream = TcpStream::connect(address).await.map_err(|_| Fault::Connect)?;
         stream.set_nodelay(true).map_err(|_| Fault::Connect)?;
         let mut lane = Self {
