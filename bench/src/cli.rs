@@ -41,6 +41,8 @@ pub(crate) enum Command {
     Density(Density),
     /// Functions that are hardly called: memory and latency with a container each, and from zero.
     Sparse(Sparse),
+    /// Many functions at zero, all asked for at once.
+    Surge(Surge),
     /// The scheduler by itself: its decisions' times, and simulated days.
     Scheduler(Scheduler),
     /// Results to a page with plots.
@@ -280,6 +282,23 @@ pub(crate) struct Sparse {
     /// A further setting of the provider, as NAME=VALUE.
     #[arg(long, value_parser = named)]
     pub(crate) setting: Vec<(String, String)>,
+}
+
+/// Options of `surge`.
+#[derive(Debug, Args)]
+pub(crate) struct Surge {
+    /// Functions.
+    #[arg(long, default_value_t = 50)]
+    pub(crate) functions: usize,
+    /// Calls of each.
+    #[arg(long, default_value_t = 10)]
+    pub(crate) calls: usize,
+    /// Standby containers that wait.
+    #[arg(long, default_value_t = 50)]
+    pub(crate) standby: usize,
+    /// Surges, each with a provider of its own.
+    #[arg(long, default_value_t = 3)]
+    pub(crate) rounds: usize,
 }
 
 /// Options of `scheduler`.

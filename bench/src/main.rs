@@ -37,6 +37,7 @@ mod serve;
 mod shape;
 mod sparse;
 mod stack;
+mod surge;
 mod timer;
 mod usage;
 
@@ -88,6 +89,7 @@ async fn run(command: &Command, out: &Path) -> Result<()> {
         Command::Cold(options) => cold::cold(options, out).await,
         Command::Density(options) => density::density(options, out).await,
         Command::Sparse(options) => sparse::sparse(options, out).await,
+        Command::Surge(options) => surge::surge(options, out).await,
         Command::Scheduler(options) => scheduler::scheduler(options, out).await,
         Command::Report(options) => report::report(out, &options.to),
         Command::Check(options) => check::check(options).await,

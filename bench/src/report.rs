@@ -19,6 +19,7 @@ use crate::plot::Plot;
 use crate::record::{Record, read, read_table};
 use crate::scheduler::{Load, Moment, Scheduled, Simulated, nanoseconds};
 use crate::sparse::Sparse;
+use crate::surge::Surge;
 
 /// What does not depend on results.
 const METHOD: &str = include_str!("method.md");
@@ -43,6 +44,10 @@ pub(crate) fn report(from: &Path, to: &Path) -> Result<()> {
         bodies(&mut page, &record);
     }
     colds(from, &plots, &mut page)?;
+    for (_, record) in read::<Surge>(from, "surge")? {
+        page.push_str("\n## Many functions at zero at once\n\n");
+        surge(&mut page, &record);
+    }
     for (_, record) in read::<Held>(from, "density")? {
         page.push_str("\n## Memory of an idle function\n\n");
         density(&mut page, &record);
@@ -309,6 +314,26 @@ fn colds(from: &Path, plots: &Path, page: &mut String) -> Result<()> {
         circumstances(page, &record);
     }
     Ok(())
+}
+
+fn surge(page: &mut String, record: &Record<Surge>) {
+    let Surge { functions, calls, standby, failed, rounds, .. } = &record.result;
+    page.push_str(
+        "| first answer of the function in the middle, ms | of the last, ms | functions a second | calls failed |\n\
+         | --- | --- | --- | --- |\n",
+    );
+    let _ = writeln!(
+        page,
+        "| {} | {} | {} | {failed} |",
+        spread(&record.result.median_ms, 0),
+        spread(&record.result.last_ms, 0),
+        spread(&record.result.per_second, 0)
+    );
+    let _ = write!(
+        page,
+        "\n{functions} functions, {calls} calls of each at once, {standby} standby containers waiting; {rounds} rounds. "
+    );
+    circumstances(page, record);
 }
 
 /// The share of starts that took at most so long.
