@@ -114,6 +114,39 @@ async fn a_burst_raises_the_quota_of_the_running_container_and_its_end_lowers_it
     );
 }
 
+/// `HYPERFAAS_RAISE_ROUNDS` (1) bursts, each on a function of its own. Prints when the quota had been raised, in ms after the provider was
+/// told that the container is above its watermark; negative where it was raised before.
+#[tokio::test]
+async fn a_quota_is_raised_when_a_watermark_is_crossed() {
+    let rounds = std::env::var("HYPERFAAS_RAISE_ROUNDS").map_or(1, |text| text.parse().unwrap());
+    let stack = Stack::start_with(&[("HYPERFAAS_SCALING", "up+out")]).await;
+    let mut after_ms = Vec::new();
+    for round in 0..rounds {
+        let name = format!("burn{round}");
+        stack.deploy(&name, BURN, elastic()).await;
+        stack.available(&name, 1).await;
+        let path = format!("/function/{name}?ms=10");
+        let burst = Stream::on(&stack, &path, Duration::from_millis(25));
+        let function = format!("{name}.openfaas-fn");
+        let moment = |message: &str| {
+            let log = stack.log();
+            let mut lines = log.lines().filter(|line| line.contains(&function));
+            let line = lines.find(|line| line.contains(message))?;
+            let line: Value = serde_json::from_str(line).ok()?;
+            line["timestamp"].as_str()?.parse::<jiff::Timestamp>().ok()
+        };
+        let both = || Some((moment(r#""level":"high""#)?, moment("container resized")?));
+        stack.eventually("it is told and raised", async || both().is_some()).await;
+        burst.end().await;
+        let (told, raised) = both().expect("as just seen");
+        after_ms.push(raised.duration_since(told).as_secs_f64() * 1e3);
+        stack.delete(&name).await;
+    }
+    after_ms.sort_by(f64::total_cmp);
+    let [least, middle, most] = [0, rounds / 2, rounds - 1].map(|at| after_ms[at]);
+    println!("{rounds} quotas raised {middle:.1} ms after the crossing was told ({least:.1} to {most:.1})");
+}
+
 #[tokio::test]
 async fn replicas_follow_the_rate_up_to_their_maximum_and_back() {
     let stack = Stack::start_with(&[("HYPERFAAS_SCALE_QUIET", "4s")]).await;
