@@ -50,5 +50,6 @@ for network in "$NETWORK" "$RUN_NETWORK"; do
 done
 remove image rm --force -- docker image ls --format '{{.Repository}}:{{.Tag}}' 'hyperfaas/*'
 quietly docker image prune --force --filter "label=$INPUTS"
-rm -rf "$BUILD"
-say "all gone but the password in .secrets/"
+# What was measured took hours.
+[[ ! -d $BUILD ]] || find "$BUILD" -mindepth 1 -maxdepth 1 ! -name bench ! -name bench-full -exec rm -rf {} +
+say "all gone but the password in .secrets/ and the results of benchmarks in .build/"
