@@ -144,7 +144,9 @@ async fn a_quota_is_raised_when_a_watermark_is_crossed() {
     }
     after_ms.sort_by(f64::total_cmp);
     let [least, middle, most] = [0, rounds / 2, rounds - 1].map(|at| after_ms[at]);
-    println!("{rounds} quotas raised {middle:.1} ms after the crossing was told ({least:.1} to {most:.1})");
+    println!(
+        "{rounds} quotas raised {middle:.1} ms after the crossing was told ({least:.1} to {most:.1})"
+    );
 }
 
 #[tokio::test]
