@@ -26,7 +26,7 @@ use crate::load::Limits;
 use crate::meter::{Meter, Reading, used};
 use crate::sample::{Sample, Second, Summary, by_second};
 use crate::shape::{Frame, Shape};
-use crate::stack::{METRICS_PORT, Stack, until};
+use crate::stack::{METRICS_PORT, Stack};
 use crate::usage;
 
 /// Most replicas of a function, in every mode.
@@ -233,7 +233,7 @@ impl Burst {
             }
             if replicas == 0 {
                 stack.scale(name, 0).await?;
-                until(format!("{name} has no container"), async || corner.is_at_zero(name)).await?;
+                corner.until_at_zero(name).await?;
             }
         }
         Ok(names)

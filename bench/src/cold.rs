@@ -123,7 +123,7 @@ fn images(options: &cli::Cold, corner: &Corner) -> Vec<(String, String)> {
 
 async fn start(name: &str, round: usize, corner: &Corner, stack: &Stack) -> Result<Start> {
     stack.scale(name, 0).await?;
-    until(format!("{name} has no container"), async || corner.is_at_zero(name)).await?;
+    corner.until_at_zero(name).await?;
     until("standby containers wait".to_owned(), async || stack.is_standby_settled().await).await?;
     Ok(Start {
         name: name.to_owned(),

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::failure::{During, Failure, Result, failed};
-use crate::stack::binary;
+use crate::stack::{binary, until};
 
 /// What every object of ours carries.
 const MANAGED: &str = "com.hyperfaas.managed=true";
@@ -146,9 +146,12 @@ impl Corner {
         container(id)
     }
 
-    /// Whether `function` has no container at all, not even an ended one.
-    pub(crate) fn is_at_zero(&self, function: &str) -> Result<bool> {
-        Ok(self.ids(function, "-aq")?.trim().is_empty())
+    /// Waits until `function` has no container at all, not even an ended one.
+    pub(crate) async fn until_at_zero(&self, function: &str) -> Result<()> {
+        until(format!("{function} has no container"), async || {
+            Ok(self.ids(function, "-aq")?.trim().is_empty())
+        })
+        .await
     }
 
     fn ids(&self, function: &str, which: &str) -> Result<String> {

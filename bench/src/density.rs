@@ -13,7 +13,7 @@ use crate::corner::Corner;
 use crate::failure::Result;
 use crate::ladder::Spread;
 use crate::record::{Machine, write};
-use crate::stack::{Stack, until};
+use crate::stack::Stack;
 use crate::usage::{self, Group};
 
 /// Memory by whom, KiB.
@@ -79,7 +79,7 @@ pub(crate) async fn density(options: &cli::Density, out: &Path) -> Result<()> {
         stack.scale(name, 0).await?;
     }
     for name in &names {
-        until(format!("{name} is at zero"), async || corner.is_at_zero(name)).await?;
+        corner.until_at_zero(name).await?;
     }
     held.provider_at_zero_kib = (provider() - alone) / count;
     bar.finish_and_clear();

@@ -109,7 +109,7 @@ pub(crate) async fn sparse(options: &cli::Sparse, out: &Path) -> Result<()> {
                 stack.scale(name, 0).await?;
             }
             for name in &names {
-                until(format!("{name} is at zero"), async || corner.is_at_zero(name)).await?;
+                corner.until_at_zero(name).await?;
             }
             until("standby containers wait".to_owned(), async || stack.is_standby_settled().await)
                 .await?;

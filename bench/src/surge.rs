@@ -110,7 +110,7 @@ async fn round(functions: usize, calls: usize, standby: usize) -> Result<Round> 
         stack.scale(name, 0).await?;
     }
     for name in &names {
-        until(format!("{name} is at zero"), async || corner.is_at_zero(name)).await?;
+        corner.until_at_zero(name).await?;
     }
     until(format!("{standby} standby containers wait"), async || {
         Ok(stack.is_standby_settled().await? && corner.running()?.len() == standby)

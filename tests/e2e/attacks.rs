@@ -240,8 +240,7 @@ async fn crossed(stack: &Stack, name: &str, made: &AtomicU32) -> u32 {
 /// `HYPERFAAS_SWITCHED_REQUESTS` sets how many requests are made at least; a guest comes and goes every few hundred.
 #[tokio::test]
 async fn no_answer_goes_to_anothers_caller_while_guests_come_and_go() {
-    let least: u32 = std::env::var("HYPERFAAS_SWITCHED_REQUESTS")
-        .map_or(1_500, |text| text.parse().expect("a number"));
+    let least: u32 = crate::support::number("HYPERFAAS_SWITCHED_REQUESTS", 1_500);
     let stack = Arc::new(stack(&[]).await);
     let container = owner(&stack, "owner", json!({})).await;
     let (made, is_over) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));

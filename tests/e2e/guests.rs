@@ -156,8 +156,7 @@ async fn bench() -> Bench {
 async fn a_standby_container_serves_a_function_it_was_not_made_for() {
     let bench = bench().await;
     let mut link = Link::dial(&bench).await;
-    let rounds: u64 =
-        std::env::var("HYPERFAAS_GUEST_ROUNDS").map_or(5, |text| text.parse().unwrap());
+    let rounds: u64 = crate::support::number("HYPERFAAS_GUEST_ROUNDS", 5);
     let users = Users::begin(std::process::id());
     let mut times = Vec::new();
     for epoch in 1..=rounds {

@@ -118,7 +118,7 @@ async fn a_burst_raises_the_quota_of_the_running_container_and_its_end_lowers_it
 /// told that the container is above its watermark; negative where it was raised before.
 #[tokio::test]
 async fn a_quota_is_raised_when_a_watermark_is_crossed() {
-    let rounds = std::env::var("HYPERFAAS_RAISE_ROUNDS").map_or(1, |text| text.parse().unwrap());
+    let rounds = crate::support::number("HYPERFAAS_RAISE_ROUNDS", 1);
     let stack = Stack::start_with(&[("HYPERFAAS_SCALING", "up+out")]).await;
     let mut after_ms = Vec::new();
     for round in 0..rounds {

@@ -181,8 +181,7 @@ fn children() -> usize {
 #[tokio::test]
 async fn nothing_is_left_of_a_slot_after_many_rounds() {
     let bench = Bench::new().await;
-    let rounds: u64 =
-        std::env::var("HYPERFAAS_SLOT_ROUNDS").map_or(200, |text| text.parse().unwrap());
+    let rounds: u64 = crate::support::number("HYPERFAAS_SLOT_ROUNDS", 200);
     let count = |path: &str| std::fs::read_dir(path).unwrap().count();
     let before = bench.mounts();
     let warm = bench.order("0-1");

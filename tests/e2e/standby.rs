@@ -182,8 +182,7 @@ async fn without_standby_containers_everything_works_as_before() {
 async fn a_request_to_a_function_at_zero_is_answered_round_after_round() {
     let mut stack = stack(&[("HYPERFAAS_STANDBY_MIN", "2")]).await;
     let image = std::env::var("HYPERFAAS_ZERO_IMAGE");
-    let rounds: usize =
-        std::env::var("HYPERFAAS_ZERO_ROUNDS").map_or(3, |text| text.parse().expect("a number"));
+    let rounds: usize = crate::support::number("HYPERFAAS_ZERO_ROUNDS", 3);
     at_zero(&stack, "f").await;
     if let Ok(image) = image {
         stack.update("f", &image, json!({})).await;

@@ -11,12 +11,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::standby::{at_zero, back_to_zero, names, pool, stack};
+use crate::support::number;
 use crate::support::stack::{Stack, docker, probe_http_image};
-
-/// A number from the environment.
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
-}
 
 /// Deploys `name` of the probe's image and leaves it at zero.
 async fn deploy_at_zero(stack: &Stack, name: &str, variables: Value) {
@@ -28,8 +24,8 @@ async fn deploy_at_zero(stack: &Stack, name: &str, variables: Value) {
 /// how long first answers took, and how many functions a second had theirs while there were containers for them.
 #[tokio::test]
 async fn many_functions_at_zero_asked_for_at_once_are_all_answered() {
-    let functions = number("HYPERFAAS_SURGE_FUNCTIONS", 12);
-    let waiting = number("HYPERFAAS_SURGE_STANDBY", 8);
+    let functions = number::<u64>("HYPERFAAS_SURGE_FUNCTIONS", 12);
+    let waiting = number::<u64>("HYPERFAAS_SURGE_STANDBY", 8);
     let count = waiting.to_string();
     let settings = [
         ("HYPERFAAS_STANDBY_MIN", count.as_str()),

@@ -93,11 +93,10 @@ impl Inner {
             Err(error) if status(&error) == Some(404) => {}
             Err(error) => {
                 let error = classify(error);
-                let two = is_ambiguous(&error).then(|| self.settle_network(docker));
-                return match two {
-                    Some(settle) => settle.await,
-                    None => Err(error),
-                };
+                if is_ambiguous(&error) {
+                    return self.settle_network(docker).await;
+                }
+                return Err(error);
             }
         }
         let mut labels = labels::ours("network", None);
