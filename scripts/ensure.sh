@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes sure that what the other scripts need is there: a linker and C library for cargo, a Docker engine that answers,
-# Compose, and the tool that makes the Python base from Debian's packages. `ensure.sh tests`: also the browser and the NATS server
-# that tests use.
+# Compose, and the tool that makes the Python base from Debian's packages. `ensure.sh tests`: also the browser, the NATS server and the
+# Python that tests use.
 #
 # As root, what is missing is installed from Debian's packages and the engine is started. As anybody else, one line says
 # what is needed. Nothing is touched when all is there.
@@ -25,6 +25,7 @@ missing_packages() {
         have chromium || echo chromium
         have chromedriver || echo chromium-driver
         have nats-server || echo nats-server
+        have python3 || echo python3
     fi
 }
 

@@ -41,6 +41,14 @@ if [[ $total == 0\ passed* ]]; then
     echo "error: no test ran" >&2
     status=1
 fi
+# What failed, once more where it is looked for first: each test's name with what it said when it gave up.
+if ((status)); then
+    awk '
+        /^---- .* stdout ----$/ { name = $2 }
+        /^thread .* panicked at / && name { print "FAILED " name; left = 8; name = "" }
+        left > 0 { print "    " substr($0, 1, 400); left-- }
+    ' "$BUILD/test.log"
+fi
 say "tests done"
 tee "$BUILD/test.total" <<<"$total"
 exit "$status"

@@ -50,8 +50,13 @@ impl Stream {
     }
 }
 
-/// The CPU that the kernel lets a container use, in percent of one.
+/// The CPU that the kernel lets a running container use, in percent of one.
 pub(super) fn quota(container: &str) -> u64 {
+    kernel_quota(container).expect("the container's cgroup is where Docker puts it")
+}
+
+/// The same; `None` where there is no cgroup, or none any more: the container does not run.
+pub(super) fn kernel_quota(container: &str) -> Option<u64> {
     let read = |path: &str| std::fs::read_to_string(Path::new("/sys/fs/cgroup").join(path)).ok();
     let number = |text: &str| text.trim().parse::<u64>().expect("a number");
     let v1 = ["cpu", "cpu,cpuacct"].iter().find_map(|cpu| {
@@ -59,13 +64,12 @@ pub(super) fn quota(container: &str) -> u64 {
         Some((file("quota")?, file("period")?))
     });
     if let Some((quota, period)) = v1 {
-        return number(&quota) * 100 / number(&period);
+        return Some(number(&quota) * 100 / number(&period));
     }
     let v2 = [format!("docker/{container}"), format!("system.slice/docker-{container}.scope")];
-    let text = v2.iter().find_map(|place| read(&format!("{place}/cpu.max")));
-    let text = text.expect("the container's cgroup is where Docker puts it");
+    let text = v2.iter().find_map(|place| read(&format!("{place}/cpu.max")))?;
     let (quota, period) = text.split_once(' ').expect("quota and period");
-    number(quota) * 100 / number(period)
+    Some(number(quota) * 100 / number(period))
 }
 
 /// The last decisions on `name`, as (action, rule).

@@ -331,6 +331,12 @@ pub(crate) fn docker<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
+/// The same; `None` when it fails, as for a container that has just gone.
+pub(crate) fn try_docker<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> Option<String> {
+    let output = Command::new("docker").args(arguments).output().expect("the docker command runs");
+    output.status.success().then(|| String::from_utf8(output.stdout).expect("text"))
+}
+
 /// One of the workspace's programs, built beside this test.
 pub(crate) fn binary(name: &str) -> PathBuf {
     let directory = match std::env::var_os("HYPERFAAS_BIN_DIR") {
