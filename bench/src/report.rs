@@ -98,12 +98,32 @@ fn readme(from: &Path) -> Result<()> {
 
 /// How a result came about, as a line of the page.
 fn circumstances<T>(page: &mut String, record: &Record<T>) {
+    page.push_str(&circumstance(record, &record.date));
+}
+
+/// How results came about that are shown together: a line for all that came about in the same way.
+fn circumstances_of<'a, T: 'a>(page: &mut String, records: impl Iterator<Item = &'a Record<T>>) {
+    let mut ways = BTreeMap::<String, Vec<&Record<T>>>::new();
+    for record in records {
+        ways.entry(circumstance(record, "")).or_default().push(record);
+    }
+    for mut same in ways.into_values() {
+        same.sort_by(|a, b| a.date.cmp(&b.date));
+        let [first, .., last] = &same[..] else {
+            circumstances(page, same[0]);
+            continue;
+        };
+        let date = format!("{} to {}", first.date, last.date);
+        page.push_str(&circumstance(first, &date));
+    }
+}
+
+/// The same with `date` instead of the record's own.
+fn circumstance<T>(record: &Record<T>, date: &str) -> String {
     let machine = &record.machine;
-    let _ = write!(
-        page,
-        "`{}`, {}, commit {}. Machine: {} × {}, {} GiB, Linux {}, Docker {}, cgroup v{}.",
+    let mut page = format!(
+        "`{}`, {date}, commit {}. Machine: {} × {}, {} GiB, Linux {}, Docker {}, cgroup v{}.",
         record.command,
-        record.date,
         machine.commit,
         machine.cores,
         machine.cpu,
@@ -122,7 +142,7 @@ fn circumstances<T>(page: &mut String, record: &Record<T>) {
             machine.load_before
         );
     }
-    page.push_str("\n\n");
+    page + "\n\n"
 }
 
 fn spread(spread: &Spread, digits: usize) -> String {
@@ -155,9 +175,7 @@ fn bursts(from: &Path, plots: &Path, page: &mut String) -> Result<()> {
             burst_row(page, &record.result);
         }
         page.push('\n');
-        for (_, record) in &runs {
-            circumstances(page, record);
-        }
+        circumstances_of(page, runs.iter().map(|(_, record)| record));
     }
     Ok(())
 }
