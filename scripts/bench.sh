@@ -63,6 +63,7 @@ part_cold() {
     "$ROOT/scripts/images.sh" sample >&2
     bench cold --rounds 30
     bench cold --rounds 30 --name standby --setting HYPERFAAS_SLOTS=true --setting HYPERFAAS_SCALE_COOL=500ms
+    bench cold --rounds 30 --name zygote --setting HYPERFAAS_SLOTS=true --setting HYPERFAAS_SCALE_COOL=500ms --setting HYPERFAAS_ZYGOTES=1
     bench surge
 }
 part_density() {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use hyperfaas_protocol::moment::{Clock, SystemClock};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::time::sleep;
 
 use crate::alone;
 use crate::cli;
@@ -22,6 +23,11 @@ use crate::stack::{Stack, until};
 
 /// The sample functions, which are measured if their images are there.
 const SAMPLES: [&str; 4] = ["hello", "plain", "pyhello", "shout"];
+
+/// After how long whoever is to wait does.
+const SETTLES: Duration = Duration::from_secs(10);
+/// What an interpreter gets for loading what its script imports before it is called.
+const LOADS: Duration = Duration::from_secs(1);
 
 /// One image's first answers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -72,12 +78,13 @@ pub(crate) async fn cold(options: &cli::Cold, out: &Path) -> Result<()> {
         stack.deploy(name, image, labels).await?;
         stack.until_available(name, 1).await?;
     }
+    let held = held(options, &images, &stack).await?;
     let bar = bar((images.len() * options.rounds) as u64);
     let mut starts = Vec::new();
     for round in 0..options.rounds {
         for (name, _) in &images {
             bar.set_message(name.clone());
-            starts.push(start(name, round, &corner, &stack).await?);
+            starts.push(start(name, round, held, &corner, &stack).await?);
             bar.inc(1);
         }
     }
@@ -121,10 +128,34 @@ fn images(options: &cli::Cold, corner: &Corner) -> Vec<(String, String)> {
         .collect()
 }
 
-async fn start(name: &str, round: usize, corner: &Corner, stack: &Stack) -> Result<Start> {
+/// How many interpreters wait once every function has been called and is at zero; 0 where none may.
+async fn held(options: &cli::Cold, images: &[(String, String)], stack: &Stack) -> Result<u64> {
+    if !options.setting.iter().any(|(name, most)| name == "HYPERFAAS_ZYGOTES" && most != "0") {
+        return Ok(0);
+    }
+    for (name, _) in images {
+        call(name, stack).await?;
+        stack.scale(name, 0).await?;
+    }
+    // Nothing announces that nobody else is to wait; whose turn it is is looked at every second.
+    sleep(SETTLES).await;
+    Ok(stack.standbys().await?.get("held").copied().unwrap_or_default())
+}
+
+async fn start(
+    name: &str,
+    round: usize,
+    held: u64,
+    corner: &Corner,
+    stack: &Stack,
+) -> Result<Start> {
     stack.scale(name, 0).await?;
     corner.until_at_zero(name).await?;
-    until("standby containers wait".to_owned(), async || stack.is_standby_settled().await).await?;
+    let settled = async || stack.is_standby_settled(held).await;
+    until("standby containers wait".to_owned(), settled).await?;
+    if held > 0 {
+        sleep(LOADS).await;
+    }
     Ok(Start {
         name: name.to_owned(),
         round,

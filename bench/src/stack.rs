@@ -3,6 +3,7 @@
 //! Touches: processes, which end when this is dropped; temporary state. Programs are looked for in HYPERFAAS_BIN_DIR, else beside
 //! this program.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -222,14 +223,25 @@ impl Stack {
         .await
     }
 
-    /// Whether no standby container serves, starts or leaves; so too when there are none at all.
-    pub(crate) async fn is_standby_settled(&self) -> Result<bool> {
+    /// Whether no standby container serves, starts or leaves, and in `held` an interpreter waits; so too when there are none at all.
+    pub(crate) async fn is_standby_settled(&self, held: u64) -> Result<bool> {
+        let counts = self.standbys().await?;
+        let is_busy = |state: &str| counts.get(state).is_some_and(|count| *count > 0);
+        let has = counts.get("held").copied().unwrap_or_default();
+        Ok(has == held && !["starting", "taken", "leaving"].into_iter().any(is_busy))
+    }
+
+    /// Standby containers by their state.
+    pub(crate) async fn standbys(&self) -> Result<HashMap<String, u64>> {
         let url = format!("http://{}/metrics", self.provider_address);
         let answer = self.http.get(url).send().await.during("reading the provider's metrics")?;
         let text = answer.text().await.during("reading the provider's metrics")?;
-        let counts = text.lines().filter(|line| line.starts_with("hyperfaas_standby_containers{"));
-        let mut busy = counts.filter(|line| !line.contains("\"ready\"") && !line.ends_with(" 0"));
-        Ok(busy.next().is_none())
+        let count = |line: &str| {
+            let line = line.strip_prefix("hyperfaas_standby_containers{state=\"")?;
+            let (state, count) = line.split_once("\"} ")?;
+            Some((state.to_owned(), count.parse().ok()?))
+        };
+        Ok(text.lines().filter_map(count).collect())
     }
 
     /// Where calls of `name` go, through the gateway in the provider's process.

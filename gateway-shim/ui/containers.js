@@ -40,7 +40,7 @@ const poolKey = (standbys) => JSON.stringify(standbys.map((standby) => [standby,
 
 /** Containers without an owner: first those that serve, then those that wait. */
 function pool(standbys) {
-  const order = ['taken', 'ready', 'starting', 'leaving'];
+  const order = ['taken', 'held', 'ready', 'starting', 'leaving'];
   const sorted = [...standbys].sort((a, b) => order.indexOf(a.state) - order.indexOf(b.state));
   return h('div', { class: 'containers' }, sorted.map(standing));
 }
@@ -48,7 +48,7 @@ function pool(standbys) {
 /** The pool in a few words. */
 function poolText(standbys) {
   const count = (state) => standbys.filter((standby) => standby.state === state).length;
-  return [['ready', 'ready'], ['taken', 'in use'], ['starting', 'starting'], ['leaving', 'leaving']].map(([state, word]) => [count(state), word]).filter(([many]) => many > 0).map((part) => part.join(' ')).join(', ');
+  return [['ready', 'ready'], ['held', 'with an interpreter that waits'], ['taken', 'in use'], ['starting', 'starting'], ['leaving', 'leaving']].map(([state, word]) => [count(state), word]).filter(([many]) => many > 0).map((part) => part.join(' ')).join(', ');
 }
 
 function card(id, head, workers, attributes, ...more) {
@@ -88,9 +88,11 @@ function visitTo(standby) {
 
 function standing(standby) {
   const visit = visitTo(standby);
-  const guest = { ...visit, role: 'guest', state: visit?.state ?? 'ready', function: standby.function };
-  return card(standby.id, standby.state === 'taken' ? 'in use' : standby.state, [SPARE, standby.state === 'taken' ? guest : SPARE].map(worker), { 'data-phase': standby.state === 'leaving' ? 'draining' : standby.state, 'data-place': 'standby' },
-    standby.function && h('p', { class: 'muted' }, h('span', null, 'serves ', link(standby.function))));
+  const isHeld = standby.state === 'held';
+  const guest = { ...visit, role: 'guest', state: visit?.state ?? (isHeld ? 'waiting' : 'ready'), function: standby.function };
+  const has = standby.state === 'taken' || isHeld;
+  return card(standby.id, standby.state === 'taken' ? 'in use' : standby.state, [SPARE, has ? guest : SPARE].map(worker), { 'data-phase': standby.state === 'leaving' ? 'draining' : isHeld ? 'ready' : standby.state, 'data-place': 'standby' },
+    standby.function && h('p', { class: 'muted' }, h('span', null, isHeld ? 'interpreter waits: ' : 'serves ', link(standby.function))));
 }
 
 function worker(now) {

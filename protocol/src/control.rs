@@ -113,6 +113,13 @@ pub enum Order {
         /// What to run.
         work: Work,
     },
+    /// Let a function that was to wait in its interpreter ([`Guest::is_held`]) run; one that runs already is left as it is.
+    Proceed {
+        /// Which worker, below [`WORKERS`].
+        worker: u8,
+        /// The epoch it was specialised with; any other has no effect and is refused.
+        epoch: u64,
+    },
     /// Take the function from a worker: admit nothing, finish what runs, end every process, be generic again.
     Release {
         /// Which worker, below [`WORKERS`].
@@ -168,6 +175,10 @@ pub struct Guest {
     pub processes_max: u32,
     /// Most open descriptors of one process.
     pub descriptors_max: u32,
+    /// Whether its interpreter is to load what the function imports, and to wait with the function itself for
+    /// [`Order::Proceed`]; refused where [`Abilities::holds`] or the command does not allow it.
+    #[serde(default, rename = "held", skip_serializing_if = "is_false")]
+    pub is_held: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde calls")]
@@ -261,6 +272,8 @@ pub struct Abilities {
     pub guests: bool,
     /// Version of the lanes it serves; 0 for none.
     pub lanes: u8,
+    /// Whether a guest's interpreter can wait before it runs the function.
+    pub holds: bool,
 }
 
 /// Where one worker stands.
@@ -509,6 +522,10 @@ mod tests {
         let line = r#"{"order":"release","worker":1,"epoch":7,"grace_ms":500}"#;
         assert_eq!(serde_json::to_string(&release).unwrap(), line);
         assert_eq!(serde_json::from_str::<Order>(line).unwrap(), release);
+        let proceed = Order::Proceed { worker: 1, epoch: 7 };
+        let line = r#"{"order":"proceed","worker":1,"epoch":7}"#;
+        assert_eq!(serde_json::to_string(&proceed).unwrap(), line);
+        assert_eq!(serde_json::from_str::<Order>(line).unwrap(), proceed);
         let newer = r#"{"order":"freeze","worker":{"id":1}}"#;
         assert_eq!(serde_json::from_str::<Order>(newer).unwrap(), Order::Unknown);
         let report = WorkerReport {

@@ -12,6 +12,7 @@ pub mod moment;
 pub mod names;
 pub mod openfaas;
 pub mod quantity;
+pub mod script;
 pub mod sniff;
 
 pub use names::{FunctionKey, FunctionName, Namespace, SecretName};

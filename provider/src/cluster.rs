@@ -44,7 +44,7 @@ pub use loans::LoanOver;
 pub use queue::{Parked, ParkingBounds};
 pub use replica::{Route, Ticket, WorkerRef};
 pub use sight::{ContainerSight, FunctionSight, Role, Seen, StandbySight, VisitSight, WorkerSight};
-pub use standby::{Host, PoolCounts, Tending};
+pub use standby::{GUESTS_WORKER, Host, PoolCounts, Tending};
 
 /// More starts than this are never under way together.
 const EARLY_DEATHS_MAX: usize = 256;
@@ -173,7 +173,7 @@ impl Cluster {
     pub fn available(&self, key: &FunctionKey) -> u32 {
         let Some(cell) = self.find(key) else { return 0 };
         match cell.available() {
-            0 => u32::from(cell.has_guest() || (cell.may_visit() && self.has_offer())),
+            0 => u32::from(cell.has_guest() || (cell.may_visit() && self.has_offer(key))),
             own => own,
         }
     }
@@ -269,7 +269,7 @@ impl Cluster {
                 let cell = self.cell(key);
                 if cell.available() == 0 && !cell.has_guest() {
                     self.context.counters.cold_starts.inc();
-                    if cell.is_first_waiting() && !self.has_offer() {
+                    if cell.is_first_waiting() && !self.has_offer(key) {
                         self.missed_standby(self.context.clock.now());
                     }
                 }
@@ -357,9 +357,10 @@ impl Cluster {
         self.enrol(key, wanted.as_ref());
         let (lent, refusals) = self.lendable(key, &cell, wanted.as_ref(), now);
         budget.offers.extend(lent);
+        budget.offers.extend(self.zygote_of(key, wanted.as_ref()));
         let plan = cell.plan(wanted, budget, &self.policy, now);
         // What is on offer to this one is not to all.
-        budget.offers.retain(|offer| offer.owner.is_none());
+        budget.offers.retain(|offer| offer.owner.is_none() && !offer.is_zygote);
         match &plan {
             Some(plan) if !plan.takes_place() => cell.refuse_places(refusals, now),
             Some(_) => {}

@@ -112,6 +112,7 @@ pub struct Config {
     has_slots: bool,
     roots_max: Memory,
     standby: StandbyPolicy,
+    zygotes: usize,
     share: Option<Arc<str>>,
     docker: DockerConfig,
 }
@@ -161,6 +162,7 @@ impl Config {
             has_slots: s.flag("HYPERFAAS_SLOTS"),
             roots_max: roots_max(s),
             standby: standby(s),
+            zygotes: zygotes(s),
             share: share(s),
             docker: docker_config(s),
         };
@@ -227,6 +229,11 @@ impl Config {
         self.standby
     }
 
+    /// Most functions at zero whose interpreter waits in a standby container.
+    pub fn zygotes(&self) -> usize {
+        self.zygotes
+    }
+
     /// The share group of functions whose deployment names none; `None`: they share with nobody.
     pub fn share(&self) -> Option<&Arc<str>> {
         self.share.as_ref()
@@ -282,6 +289,14 @@ fn share(s: &mut Settings<'_>) -> Option<Arc<str>> {
         s.mistake("HYPERFAAS_SHARE", SHARE_RULE);
     }
     group
+}
+
+fn zygotes(s: &mut Settings<'_>) -> usize {
+    let most = s.integer("HYPERFAAS_ZYGOTES", 0);
+    if most > 0 && s.integer("HYPERFAAS_STANDBY_MIN", STANDBY.0) == 0 {
+        s.mistake("HYPERFAAS_ZYGOTES", "needs a HYPERFAAS_STANDBY_MIN of at least 1");
+    }
+    most
 }
 
 fn standby(s: &mut Settings<'_>) -> StandbyPolicy {

@@ -113,6 +113,7 @@ async fn run(config: Config) -> Result<(), String> {
         };
         if view.has("standby") {
             cluster.open_pool(config.standby(), can_visit.clone());
+            cluster.hold_zygotes(config.zygotes());
         }
         if view.has("sharing") {
             cluster.open_sharing(config.reconcile().drain_timeout, can_visit);
@@ -210,10 +211,12 @@ async fn abilities(config: &Config, has_cgroups: bool) -> (NodeView, Option<Slot
     };
     let standby = standby_ability(config, slots.is_some());
     let sharing = sharing_ability(config, slots.is_some());
-    info!(slots = %ability, standby = %standby, sharing = %sharing, "abilities on this host");
+    let zygotes = zygotes_ability(config, &standby);
+    info!(slots = %ability, standby = %standby, sharing = %sharing, zygotes = %zygotes, "abilities on this host");
     view.abilities.insert("slots", ability);
     view.abilities.insert("standby", standby);
     view.abilities.insert("sharing", sharing);
+    view.abilities.insert("zygotes", zygotes);
     let cgroups = if has_cgroups {
         Ability::ON
     } else {
@@ -236,6 +239,18 @@ fn standby_ability(config: &Config, has_slots: bool) -> Ability {
 /// Whether functions that agreed to can be guests of each other.
 fn sharing_ability(config: &Config, has_slots: bool) -> Ability {
     let missing = missing_for_guests(config, has_slots);
+    if missing.is_empty() { Ability::ON } else { Ability::off(missing) }
+}
+
+/// Whether interpreters wait in standby containers.
+fn zygotes_ability(config: &Config, standby: &Ability) -> Ability {
+    let mut missing = Vec::new();
+    if !standby.on {
+        missing.push("standby".to_owned());
+    }
+    if config.zygotes() == 0 {
+        missing.push("HYPERFAAS_ZYGOTES is 0".to_owned());
+    }
     if missing.is_empty() { Ability::ON } else { Ability::off(missing) }
 }
 

@@ -11,6 +11,7 @@ mod loans;
 mod standby;
 mod sync;
 mod visit;
+mod zygote;
 
 use std::sync::Arc;
 use std::time::Duration;

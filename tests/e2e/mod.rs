@@ -23,3 +23,4 @@ mod slots;
 mod standby;
 mod streams;
 mod surge;
+mod zygotes;

@@ -26,7 +26,7 @@ use super::replica::{Route, Side, Ticket, WorkerRef};
 use crate::engine::{ContainerId, Image, ReplicaId};
 use crate::scheduler::{
     Action, Budget, Failure, FunctionPlan, FunctionView, Grant, ImageState, NodeId, Phase, Policy,
-    ReplicaView, Seats, Wanted, Why, is_pressed, is_unserved, plan_function,
+    ReplicaView, Rule, Seats, Wanted, Why, is_pressed, is_unserved, plan_function,
 };
 
 /// A replica that ends sooner than this after its last change counts as a failed start, so that one which keeps ending is
@@ -93,6 +93,8 @@ pub(super) struct State {
     looked_at: Moment,
     decisions: Ring,
     refused: Refused,
+    /// Whether the interpreter of this revision can wait before it runs the function, where that is known.
+    can_wait: Option<(u64, bool)>,
     /// What the function adds to its node's use: millicores, bytes.
     pub(super) counted: (u32, u64),
 }
@@ -145,6 +147,7 @@ impl Cell {
             looked_at: Moment::ZERO,
             decisions: Ring::default(),
             refused: Refused::default(),
+            can_wait: None,
             counted: (0, 0),
         };
         Self { state: Mutex::new(state), changed: Notify::new(), context }
@@ -173,6 +176,48 @@ impl Cell {
     pub(super) fn may_visit(&self) -> bool {
         let state = self.lock();
         state.visitable(&self.context).is_ok() && state.view.visit_failure.is_none()
+    }
+
+    /// When it was last called, and the revision, if nothing serves it and its interpreter can wait, which `can_wait` says of a
+    /// revision and its image.
+    pub(super) fn may_wait(&self, can_wait: impl Fn(u64, &Image) -> bool) -> Option<(Moment, u64)> {
+        let mut state = self.lock();
+        let (view, revision) = (&state.view, state.view.revision());
+        let is_at_zero = view.scale.desired == 0
+            && view.parked == 0
+            && view.guests.is_empty()
+            && !view.replicas.iter().any(|replica| replica.phase.is_live());
+        let called = view.traffic.last_busy();
+        if !is_at_zero || called == Moment::ZERO || state.visitable(&self.context).is_err() {
+            return None;
+        }
+        let Prepared::Yes { image, .. } = &state.image else { return None };
+        let known = state.can_wait.filter(|(of, _)| *of == revision).map(|(_, can)| can);
+        let can = known.unwrap_or_else(|| can_wait(revision, image));
+        state.can_wait = Some((revision, can));
+        can.then_some((called, revision))
+    }
+
+    /// Whether `revision` is the one that should run and can be a guest.
+    pub(super) fn is_visitable(&self, revision: u64) -> bool {
+        let state = self.lock();
+        state.view.revision() == revision && state.visitable(&self.context).is_ok()
+    }
+
+    /// Its interpreter waits in `host`, or why it does not, after which it is not tried again with this revision.
+    pub(super) fn held(
+        &self,
+        host: &ReplicaId,
+        revision: u64,
+        trouble: Option<String>,
+        now: Moment,
+    ) {
+        let mut state = self.lock();
+        if trouble.is_some() {
+            state.can_wait = Some((revision, false));
+        }
+        let why = Why::of(Rule::LikelyNext, &state.view, 0.0, now);
+        state.decisions_push(Some(Decision::held(host, trouble, why)));
     }
 
     /// Whether a guest can be made of its image.

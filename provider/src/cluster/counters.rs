@@ -111,7 +111,7 @@ impl Counters {
             Action::Resize { .. } => "1",
             Action::Specialise { place, .. } | Action::Release { place, .. } => match place.kind {
                 PlaceKind::Own => "1",
-                PlaceKind::Standby | PlaceKind::Guest => "2",
+                PlaceKind::Zygote | PlaceKind::Standby | PlaceKind::Guest => "2",
             },
             Action::Start { .. } | Action::Drain { .. } => "3",
             Action::Prepare { .. } | Action::GiveUp { .. } | Action::Clear { .. } => return,
@@ -121,10 +121,14 @@ impl Counters {
 
     /// Notes how many standby containers there are.
     pub(super) fn pool(&self, counts: PoolCounts) {
-        let PoolCounts { ready, starting, taken, leaving } = counts;
-        for (state, count) in
-            [("ready", ready), ("starting", starting), ("taken", taken), ("leaving", leaving)]
-        {
+        let PoolCounts { ready, starting, held, taken, leaving } = counts;
+        for (state, count) in [
+            ("ready", ready),
+            ("starting", starting),
+            ("held", held),
+            ("taken", taken),
+            ("leaving", leaving),
+        ] {
             self.standby.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
     }

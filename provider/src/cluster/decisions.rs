@@ -25,8 +25,9 @@ pub(super) type Refusals = Vec<(Option<ReplicaId>, &'static str)>;
 pub struct Decision {
     /// When.
     pub at: Timestamp,
-    /// What: `start`, `drain`, `resize`, `specialise`, `release`; `visit-failed`, a `specialise` that came to nothing; and
-    /// `place-refused`, a container of its share group that did not lend its worker.
+    /// What: `start`, `drain`, `resize`, `specialise`, `release`; `hold`, its interpreter waits in a standby container;
+    /// `visit-failed` and `hold-failed`, a `specialise` or a `hold` that came to nothing; and `place-refused`, a container of its
+    /// share group that did not lend its worker.
     pub action: &'static str,
     /// Which container, where it is about one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -37,7 +38,7 @@ pub struct Decision {
     /// What it may use from then on, bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<u64>,
-    /// Whose container the worker belongs to: `own`, `standby`, `guest`.
+    /// Whose container the worker belongs to: `own`, `zygote`, `standby`, `guest`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub place: Option<&'static str>,
     /// Why it came to nothing, where it did.
@@ -88,6 +89,12 @@ impl Decision {
         why: Why,
     ) -> Self {
         Self { trouble: Some(reason), ..Self::of_place("visit-failed", Some(host), kind, why) }
+    }
+
+    /// Its interpreter waits in `host`; `trouble` is why it does not.
+    pub(super) fn held(host: &ReplicaId, trouble: Option<String>, why: Why) -> Self {
+        let action = if trouble.is_some() { "hold-failed" } else { "hold" };
+        Self { trouble, ..Self::of_place(action, Some(host), PlaceKind::Zygote, why) }
     }
 
     /// A guest's place that its owner takes back.

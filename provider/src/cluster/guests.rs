@@ -48,7 +48,9 @@ impl Cluster {
         let Action::Specialise { function, place, .. } = action else { return None };
         let host = match place.kind {
             PlaceKind::Guest => self.lend(place, function, now)?,
-            PlaceKind::Own | PlaceKind::Standby => self.take_standby(&place.host, function, now)?,
+            PlaceKind::Own | PlaceKind::Zygote | PlaceKind::Standby => {
+                self.take_standby(place, function, now)?
+            }
         };
         self.context.counters.began(action);
         self.cell(function).begin_visit(action, Arc::clone(&host.route), now);
@@ -125,7 +127,7 @@ impl Cell {
             state: WorkerState::Specialising,
             in_flight: 0,
             limit: 0,
-            is_standby: place.kind == PlaceKind::Standby,
+            is_standby: place.kind != PlaceKind::Guest,
             since: now,
         });
         state.guests.push(GuestSide { host, route, load: None, used: None });

@@ -452,6 +452,7 @@ impl Cell {
         let offers = replicas.map(|replica| {
             let second = &replica.workers[usize::from(WORKER)];
             let offer = || Offer {
+                is_zygote: false,
                 host: replica.id.clone(),
                 worker: WORKER,
                 epoch: second.epoch + 1,

@@ -157,9 +157,9 @@ pub struct VisitSight {
 pub struct StandbySight {
     /// Its name.
     pub id: String,
-    /// `starting`, `ready` to be given a function, `taken` by one, or `leaving`.
+    /// `starting`, `ready` to be given a function, `held`: the interpreter of one waits in it, `taken` by one, or `leaving`.
     pub state: &'static str,
-    /// The function it has been given, `name.namespace`.
+    /// The function it has been given or whose interpreter waits, `name.namespace`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub function: Option<String>,
 }

@@ -1,11 +1,14 @@
 //! Containers without an owner: those that wait to be given a function, and those that have one as their guest.
 //!
+//! `zygotes` has those in which a function's interpreter waits.
 //! In: what the engine and the control links say of them. Out: places on offer for the scheduler, and what is to be started
 //! or ended so that the pool stays as large as it should be.
 //! Always: a container is on offer only while its watchdog can seal guests and its worker is generic; it is given to
 //! one function at a time, and ended after its guest, or waits again where the policy says so and nothing is left of the guest;
 //! each order to it has a greater epoch than the one before; one that nobody knows the state of is ended.
 //! A lock of its own, never held together with a function's.
+
+mod zygotes;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -19,12 +22,12 @@ use tracing::{debug, info, warn};
 use super::Cluster;
 use super::replica::Route;
 use super::sight::StandbySight;
-use crate::engine::{ContainerId, ReplicaId, Standby};
+use crate::engine::{ContainerId, Image, ReplicaId, Standby};
 use crate::node::standby::{Demand, Pool, Refill, StandbyPolicy, refill};
-use crate::scheduler::{Failure, NodeId, Offer};
+use crate::scheduler::{Failure, NodeId, Offer, PlaceKind, WorkerPlace};
 
 /// The worker of a standby container that is given a function; the other one stays as it is.
-pub(super) const GUESTS_WORKER: u8 = 1;
+pub const GUESTS_WORKER: u8 = 1;
 
 /// A running container that a function visits.
 #[derive(Debug, Clone)]
@@ -42,6 +45,8 @@ pub struct PoolCounts {
     pub ready: usize,
     /// Being started.
     pub starting: usize,
+    /// Holding the interpreter of a function, or about to.
+    pub held: usize,
     /// Having a function.
     pub taken: usize,
     /// On their way out.
@@ -53,6 +58,8 @@ pub struct PoolCounts {
 pub enum Tending {
     /// Start one of this name.
     Start(ReplicaId),
+    /// Have this revision of a function wait in it, in this epoch.
+    Hold(ReplicaId, Host, (FunctionKey, u64), u64),
     /// Let it finish what it serves, and end it.
     End(ReplicaId, Host),
     /// Let it finish what it serves, end what served there, in this worker and epoch, and have it wait again.
@@ -68,6 +75,13 @@ enum Stand {
     Starting,
     /// On offer.
     Ready,
+    /// The interpreter of a function waits in it.
+    Held {
+        function: FunctionKey,
+        revision: u64,
+        /// Whether its watchdog has said that it follows the order.
+        is_ordered: bool,
+    },
     /// It has a function.
     Taken(FunctionKey),
     /// To be ended; whether somebody is at it.
@@ -81,6 +95,8 @@ struct Entry {
     host: Option<Host>,
     stand: Stand,
     is_able: bool,
+    /// Whether its watchdog can have an interpreter wait.
+    can_hold: bool,
     is_generic: bool,
     /// Of the newest order to its worker; 0 before the first.
     epoch: u64,
@@ -96,6 +112,10 @@ struct Entry {
 struct State {
     /// `None`: there is no pool, and what is found is ended.
     policy: Option<StandbyPolicy>,
+    /// Most interpreters that wait.
+    zygotes_max: usize,
+    /// When it was last looked who should.
+    zygotes_at: Option<Moment>,
     entries: Vec<Entry>,
     demand: Demand,
     failure: Option<Failure>,
@@ -120,6 +140,16 @@ impl Cluster {
         self.standbys.changed.notify_one();
     }
 
+    /// Has the interpreters of at most `most` functions at zero wait in standby containers from now on.
+    pub fn hold_zygotes(&self, most: usize) {
+        self.standbys.lock().zygotes_max = most;
+    }
+
+    /// Whether there may be any.
+    pub fn has_zygotes(&self) -> bool {
+        self.standbys.lock().zygotes_max > 0
+    }
+
     /// How many standby containers there are.
     pub fn pool(&self) -> PoolCounts {
         self.standbys.lock().counts()
@@ -136,12 +166,20 @@ impl Cluster {
     }
 
     /// What is to be done about the pool at `now`; each thing is told once. New containers get their names from `name`.
-    pub fn tend(&self, name: impl Fn() -> ReplicaId, now: Moment) -> Vec<Tending> {
+    ///
+    /// `can_wait` says of a function's revision and its image whether its interpreter could wait.
+    pub fn tend(
+        &self,
+        name: impl Fn() -> ReplicaId,
+        can_wait: impl Fn(&FunctionKey, u64, &Image) -> bool,
+        now: Moment,
+    ) -> Vec<Tending> {
         if !self.is_engine_up() {
             return Vec::new();
         }
-        let mut state = self.standbys.lock();
-        state.refill(self.policy.backoff_first, name, now)
+        let mut todo = self.tend_zygotes(can_wait, now);
+        todo.extend(self.standbys.lock().refill(self.policy.backoff_first, name, now));
+        todo
     }
 
     /// When to tend the pool again at the latest: visits that begin go first until then.
@@ -208,8 +246,10 @@ impl Cluster {
             Report::Worker(report) => self.standby_worker(name, &report, now),
             Report::Refused { worker, epoch, reason } => {
                 warn!(standby = %name.0, worker, epoch, reason, "order refused");
-                if let Some(function) = self.guest_of(name) {
-                    self.visit_failed(&function, name, format!("order refused: {reason}"), now);
+                let reason = format!("order refused: {reason}");
+                match self.guest_of(name) {
+                    Some(function) => self.visit_failed(&function, name, reason, now),
+                    None => self.hold_failed(name, reason, now),
                 }
             }
             Report::Load(load) => self.guest_loaded(name, &load, now),
@@ -233,6 +273,7 @@ impl Cluster {
         }
         self.standbys.with(name, |entry| {
             entry.is_able = true;
+            entry.can_hold = abilities.holds;
             entry.settle();
         });
         self.pool_moved();
@@ -244,6 +285,9 @@ impl Cluster {
         }
         if let Some(function) = self.guest_of(name) {
             return self.guest_reported(&function, name, report, now);
+        }
+        if self.zygote_reported(name, report, now) {
+            return;
         }
         self.standbys.with(name, |entry| {
             if matches!(entry.stand, Stand::Leaving { .. }) {
@@ -363,27 +407,36 @@ impl Cluster {
         ready.map(Entry::offer).collect()
     }
 
-    /// Whether one could take on a guest now.
-    pub(super) fn has_offer(&self) -> bool {
-        self.standbys.lock().entries.iter().any(|entry| entry.stand == Stand::Ready)
+    /// Whether one could take on `function` now.
+    pub(super) fn has_offer(&self, function: &FunctionKey) -> bool {
+        let is_free = |entry: &Entry| entry.stand == Stand::Ready || entry.holds(function);
+        self.standbys.lock().entries.iter().any(is_free)
     }
 
     /// Gives a waiting container to `function`; `None` when it has gone meanwhile.
     pub(super) fn take_standby(
         &self,
-        name: &ReplicaId,
+        place: &WorkerPlace,
         function: &FunctionKey,
         now: Moment,
     ) -> Option<Host> {
         let processors = self.lock_nodes()[0].cpu;
         let mut state = self.standbys.lock();
-        state.demand.take(now);
+        if place.kind != PlaceKind::Zygote {
+            state.demand.take(now);
+        }
         let together = state.beginning(now) + 1;
-        let entry = state.find(name).filter(|entry| entry.stand == Stand::Ready)?;
-        let host = entry.host.clone()?;
+        let entry = state.find(&place.host)?;
+        let is_free = match place.kind {
+            PlaceKind::Zygote => entry.holds(function),
+            _ => entry.stand == Stand::Ready,
+        };
+        let host = entry.host.clone().filter(|_| is_free)?;
         entry.stand = Stand::Taken(function.clone());
         entry.is_generic = false;
-        entry.epoch += 1;
+        if place.kind != PlaceKind::Zygote {
+            entry.epoch += 1;
+        }
         entry.goes_first = now.after(self.policy.visit_keeps_off_for(together, processors));
         entry.begins_until = now.after(self.policy.visit_first_for);
         drop(state);
@@ -489,6 +542,7 @@ impl State {
             *match entry.stand {
                 Stand::Ordered | Stand::Starting => &mut counts.starting,
                 Stand::Ready => &mut counts.ready,
+                Stand::Held { .. } => &mut counts.held,
                 Stand::Taken(_) => &mut counts.taken,
                 Stand::Leaving { .. } => &mut counts.leaving,
             } += 1;
@@ -569,6 +623,7 @@ impl Entry {
             host: None,
             stand: Stand::Ordered,
             is_able: false,
+            can_hold: false,
             is_generic: false,
             epoch: 0,
             may_return: false,
@@ -589,7 +644,7 @@ impl Entry {
     }
 
     fn leave_unless_taken(&mut self) {
-        if matches!(self.stand, Stand::Starting | Stand::Ready) {
+        if matches!(self.stand, Stand::Starting | Stand::Ready | Stand::Held { .. }) {
             self.stand = Stand::Leaving { is_begun: false };
         }
     }
@@ -598,6 +653,7 @@ impl Entry {
         let (state, function) = match &self.stand {
             Stand::Ordered | Stand::Starting => ("starting", None),
             Stand::Ready => ("ready", None),
+            Stand::Held { function, .. } => ("held", Some(function.to_string())),
             Stand::Taken(function) => ("taken", Some(function.to_string())),
             Stand::Leaving { .. } => ("leaving", None),
         };
@@ -613,6 +669,7 @@ impl Entry {
             owner: None,
             share: None,
             owner_in_flight: 0,
+            is_zygote: false,
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod standby;
 mod sys;
 pub mod view;
 pub mod visit;
+pub mod zygote;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

@@ -92,6 +92,7 @@ pub fn visit(
         in_flight_max: order.boot.in_flight_max,
         processes_max: PROCESSES_MAX,
         descriptors_max: DESCRIPTORS_MAX,
+        is_held: false,
     };
     let from = Identity { uid: image_user.uid, gid: image_user.gid };
     let slot = SlotOrder {

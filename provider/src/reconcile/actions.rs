@@ -273,7 +273,7 @@ fn new_replica_id(function: &FunctionKey) -> ReplicaId {
 }
 
 /// The deployment's variables, `fprocess` and the function's own name among them; they win over the image's.
-fn environment(function: &Function) -> Vec<(String, String)> {
+pub(super) fn environment(function: &Function) -> Vec<(String, String)> {
     let deployment = &function.spec.deployment;
     let key = &function.spec.key;
     let mut env = vec![
@@ -288,6 +288,21 @@ fn environment(function: &Function) -> Vec<(String, String)> {
     env
 }
 
+/// The value of a variable for a function: that of its deployment, which has `env`, else its image's.
+pub(super) fn variable<'a>(
+    name: &str,
+    env: &'a [(String, String)],
+    image: &'a Image,
+) -> Option<&'a str> {
+    let find = |list: &'a [(String, String)]| list.iter().rfind(|(known, _)| known == name);
+    find(env).or_else(|| find(&image.env)).map(|(_, value)| value.as_str())
+}
+
+/// How a function is run whose deployment has `env`.
+pub(super) fn kind_of(env: &[(String, String)], image: &Image) -> FunctionKind {
+    kind(|name| variable(name, env, image), &image.entrypoint, &image.command)
+}
+
 fn start_order(
     function: &Function,
     image: &Image,
@@ -296,15 +311,7 @@ fn start_order(
     secrets: Vec<crate::engine::SecretFile>,
 ) -> StartOrder {
     let env = environment(function);
-    let variable = |name: &str| {
-        let find = |list: &'_ [(String, String)]| list.iter().rposition(|(n, _)| n == name);
-        match (find(&env), find(&image.env)) {
-            (Some(index), _) => Some(env[index].1.as_str()),
-            (None, Some(index)) => Some(image.env[index].1.as_str()),
-            (None, None) => None,
-        }
-    };
-    let kind = kind(variable, &image.entrypoint, &image.command);
+    let kind = kind_of(&env, image);
     let boot = Boot {
         version: LINK_VERSION,
         key,
@@ -314,7 +321,7 @@ fn start_order(
         entrypoint: image.entrypoint.clone(),
         command: image.command.clone(),
         user: image.user.clone(),
-        has_home: variable("HOME").is_some(),
+        has_home: variable("HOME", &env, image).is_some(),
         is_standby: false,
         in_flight_max: function.spec.scaling.in_flight_max,
     };

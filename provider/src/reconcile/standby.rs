@@ -24,6 +24,8 @@ use crate::scheduler::Grant;
 const NAME: &str = "standby.";
 /// How often the pool is looked at when nothing happens: it shrinks with time.
 const TICK: Duration = Duration::from_secs(5);
+/// The same where interpreters wait: who was called last changes.
+const ZYGOTES_TICK: Duration = Duration::from_secs(1);
 /// How long one without a function may take to end: it has nothing to finish.
 const GRACE: Duration = Duration::from_secs(1);
 /// How long the end of a guest's processes may take until its container is ended instead.
@@ -33,8 +35,13 @@ impl Reconciler {
     /// Starts and ends standby containers until shutdown.
     pub(super) async fn tend_standby(self: Arc<Self>) {
         loop {
-            for one in self.cluster.tend(new_name, self.now()) {
+            let can_wait = |key: &_, revision, image: &_| self.can_wait(key, revision, image);
+            for one in self.cluster.tend(new_name, can_wait, self.now()) {
                 match one {
+                    Tending::Hold(name, host, of, epoch) => self.spawn(|this| {
+                        let span = info_span!("hold", function = %of.0, standby = %name.0);
+                        async move { this.hold(&name, &host, of, epoch).await }.instrument(span)
+                    }),
                     Tending::Start(name) => self.spawn(|this| {
                         let span = info_span!("start standby", standby = %name.0);
                         async move { this.start_standby(name).await }.instrument(span)
@@ -51,7 +58,8 @@ impl Reconciler {
                 }
             }
             let now = self.now();
-            let wait = self.cluster.tend_at(now).map_or(TICK, |at| at.since(now).min(TICK));
+            let tick = if self.cluster.has_zygotes() { ZYGOTES_TICK } else { TICK };
+            let wait = self.cluster.tend_at(now).map_or(tick, |at| at.since(now).min(tick));
             // Whichever comes first; a word that came meanwhile is not lost.
             let _ = timeout(wait, self.cluster.pool_changed()).await;
         }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use hyperfaas_protocol::FunctionKey;
-use hyperfaas_protocol::control::{ORDER_MAX, Order, Work, WorkerState};
+use hyperfaas_protocol::control::{Guest, ORDER_MAX, Order, Work, WorkerState};
 use tokio::time::{sleep, timeout};
 use tracing::{Instrument, info, info_span, warn};
 
@@ -17,12 +17,21 @@ use crate::engine::{EngineError, ReplicaId};
 use crate::node::rootfs::RootId;
 use crate::node::slot::{SlotError, SlotOrder, Slots, Target};
 use crate::node::visit::visit;
-use crate::scheduler::{Action, PlaceKind, Why, WorkerPlace};
+use crate::scheduler::{Action, Grant, PlaceKind, Why, WorkerPlace};
 
 /// What part of its owner's memory limit a guest's files may take at most: they count against it.
 const OWNERS_MEMORY: u64 = 4;
 /// A slot is never smaller, in bytes.
 const LEAST_SLOT: u64 = 1 << 20;
+
+/// What a visit is made of.
+struct Prepared {
+    slot: SlotOrder,
+    /// For the watchdog, once the slot is there.
+    order: Order,
+    /// What a container that nobody owns may use while it serves the function.
+    grant: Grant,
+}
 
 impl Reconciler {
     /// Counts a visit as begun and sets it going.
@@ -94,7 +103,62 @@ impl Reconciler {
         place: &WorkerPlace,
         host: &Host,
     ) -> Result<(), String> {
-        let Guests { roots, slots, users, .. } =
+        let Guests { slots, .. } = self.guests.as_ref().ok_or("this host cannot have guests")?;
+        let order = match place.kind {
+            // All of it is there.
+            PlaceKind::Zygote => Order::Proceed { worker: place.worker, epoch: place.epoch },
+            PlaceKind::Guest => {
+                let Prepared { slot, order, .. } = self.prepared(function, place, false).await?;
+                let target = self.target(host).await.map_err(|error| error.to_string())?;
+                // The container's limits are its owner's, and bound both.
+                let most = self.cluster.memory_of(&host.route) / OWNERS_MEMORY;
+                let size_bytes = slot.size_bytes.min(most.max(LEAST_SLOT));
+                let slot = SlotOrder { size_bytes, ..slot };
+                prepare_anew(slots, &target, slot).await.map_err(|error| error.to_string())?;
+                order
+            }
+            PlaceKind::Own | PlaceKind::Standby => {
+                self.furnish(function, place, host, false).await?
+            }
+        };
+        if self.cluster.order_guest(host, place, order) {
+            Ok(())
+        } else {
+            Err("the place was taken back".into())
+        }
+    }
+
+    /// Makes a standby container ready for a function: its slot and its limits. What is to be ordered of its watchdog; with
+    /// `is_held` that the function's interpreter waits.
+    ///
+    /// # Errors
+    /// Why the function cannot be served there.
+    pub(super) async fn furnish(
+        &self,
+        function: &FunctionKey,
+        place: &WorkerPlace,
+        host: &Host,
+        is_held: bool,
+    ) -> Result<Order, String> {
+        let Guests { slots, .. } = self.guests.as_ref().ok_or("this host cannot have guests")?;
+        let Prepared { slot, order, grant } = self.prepared(function, place, is_held).await?;
+        let target = self.target(host).await.map_err(|error| error.to_string())?;
+        let (made, resized) =
+            tokio::join!(slots.prepare(&target, slot), self.node.resize(&host.container, grant));
+        made.map_err(|error| error.to_string())?;
+        resized.map_err(|error| format!("its limits could not be set: {error}"))?;
+        Ok(order)
+    }
+
+    /// # Errors
+    /// Why the function cannot be a guest.
+    async fn prepared(
+        &self,
+        function: &FunctionKey,
+        place: &WorkerPlace,
+        is_held: bool,
+    ) -> Result<Prepared, String> {
+        let Guests { roots, users, .. } =
             self.guests.as_ref().ok_or("this host cannot have guests")?;
         let wanted = self.catalog.function(function).ok_or("the function was deleted")?;
         let order = match self.order(function, wanted.revision, &place.host).await {
@@ -106,32 +170,12 @@ impl Reconciler {
         let root = root.ok_or("its image's root file system is not ready")?;
         let visit = visit(&order, root, (place.worker, place.epoch), users.next())
             .map_err(|error| error.to_string())?;
-        let work = Work::Guest(Box::new(visit.guest));
-        let worker_order = Order::Specialise { worker: place.worker, epoch: place.epoch, work };
-        if serde_json::to_vec(&worker_order).map_or(0, |line| line.len()) >= ORDER_MAX {
+        let work = Work::Guest(Box::new(Guest { is_held, ..visit.guest }));
+        let order = Order::Specialise { worker: place.worker, epoch: place.epoch, work };
+        if serde_json::to_vec(&order).map_or(0, |line| line.len()) >= ORDER_MAX {
             return Err("its environment is too large for a guest".into());
         }
-        let target = self.target(host).await.map_err(|error| error.to_string())?;
-        if place.kind == PlaceKind::Guest {
-            // The container's limits are its owner's, and bound both.
-            let most = self.cluster.memory_of(&host.route) / OWNERS_MEMORY;
-            let size = visit.slot.size_bytes.min(most.max(LEAST_SLOT));
-            let order = SlotOrder { size_bytes: size, ..visit.slot };
-            prepare_anew(slots, &target, order).await.map_err(|error| error.to_string())?;
-        } else {
-            let grant = wanted.spec.scaling.initial;
-            let (prepared, resized) = tokio::join!(
-                slots.prepare(&target, visit.slot),
-                self.node.resize(&host.container, grant)
-            );
-            prepared.map_err(|error| error.to_string())?;
-            resized.map_err(|error| format!("its limits could not be set: {error}"))?;
-        }
-        if self.cluster.order_guest(host, place, worker_order) {
-            Ok(())
-        } else {
-            Err("the place was taken back".into())
-        }
+        Ok(Prepared { slot: visit.slot, order, grant: wanted.spec.scaling.initial })
     }
 
     /// A container as the slots know it.

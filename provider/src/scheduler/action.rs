@@ -141,6 +141,8 @@ pub struct WorkerPlace {
 pub enum PlaceKind {
     /// The function's own.
     Own,
+    /// Nobody's, and the function's interpreter waits in it.
+    Zygote,
     /// Nobody's.
     Standby,
     /// Another function's.
@@ -152,6 +154,7 @@ impl PlaceKind {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Own => "own",
+            Self::Zygote => "zygote",
             Self::Standby => "standby",
             Self::Guest => "guest",
         }

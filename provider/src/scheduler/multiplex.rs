@@ -1,7 +1,7 @@
 //! Phase 2: the function as a guest of a worker in a container it does not own, and back.
 //!
 //! In: a function, the workers on offer, the policy. Out: [`Action::Specialise`] and [`Action::Release`] for guests.
-//! Always: functions that nothing serves go first; a standby container before another function's; that only within the same share group and namespace and while its
+//! Always: functions that nothing serves go first; where the function's own interpreter waits before another standby container, and that before another function's; that only within the same share group and namespace and while its
 //! owner has nothing to do; few at a time of one function and in all; one order a place. Guests go when the function's own
 //! replicas are enough, and at once when the container's owner needs what they have.
 
@@ -143,7 +143,7 @@ fn is_at_ceiling(function: &FunctionView, scaling: &Scaling) -> bool {
     })
 }
 
-/// The best offer: a standby container first, then the container whose owner has least to do.
+/// The best offer: where its interpreter waits, then a standby container, then the container whose owner has least to do.
 fn best(function: &FunctionView, scaling: &Scaling, offers: &[Offer]) -> Option<usize> {
     let may = |offer: &Offer| match &offer.owner {
         None => true,
@@ -164,7 +164,11 @@ fn best(function: &FunctionView, scaling: &Scaling, offers: &[Offer]) -> Option<
 }
 
 fn kind(offer: &Offer) -> PlaceKind {
-    if offer.owner.is_some() { PlaceKind::Guest } else { PlaceKind::Standby }
+    match offer.owner {
+        Some(_) => PlaceKind::Guest,
+        None if offer.is_zygote => PlaceKind::Zygote,
+        None => PlaceKind::Standby,
+    }
 }
 
 /// Gives guest places back once the function's own replicas are enough.

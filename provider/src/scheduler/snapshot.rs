@@ -292,6 +292,8 @@ pub struct Offer {
     pub share: Option<Arc<str>>,
     /// Requests its owner's worker is serving.
     pub owner_in_flight: u32,
+    /// Whether the interpreter of the function that it is offered to waits in it.
+    pub is_zygote: bool,
 }
 
 /// What a container uses, as its watchdog last reported.

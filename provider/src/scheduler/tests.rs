@@ -562,6 +562,7 @@ fn a_full_worker_gets_a_second_beside_it_and_it_goes_when_one_is_enough() {
 
 fn offer(host: &str, owner: Option<&str>, share: Option<&str>) -> Offer {
     Offer {
+        is_zygote: false,
         host: ReplicaId(host.into()),
         worker: 1,
         epoch: 1,

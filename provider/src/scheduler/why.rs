@@ -45,6 +45,8 @@ pub enum Rule {
     OwnerNeeds,
     /// Its own replicas are enough again.
     HandedOver,
+    /// It was called more lately than others that are at zero.
+    LikelyNext,
 }
 
 impl Rule {
@@ -69,6 +71,7 @@ impl Rule {
             Self::Idle => "idle",
             Self::OwnerNeeds => "owner-needs",
             Self::HandedOver => "handed-over",
+            Self::LikelyNext => "likely-next",
         }
     }
 }

@@ -109,6 +109,7 @@ impl Provider {
         }
         let free = self.pool.iter().filter(|standby| standby.state == Pool::Free);
         let pool = free.take(OFFERS_MAX).map(|standby| Offer {
+            is_zygote: false,
             host: name(standby.id),
             worker: 0,
             epoch: standby.epoch + 1,
@@ -133,6 +134,7 @@ impl Provider {
             let replicas = view.replicas.iter();
             let lending = replicas.filter(|replica| lends(view, replica, &self.policy).is_ok());
             lending.map(move |replica| Offer {
+                is_zygote: false,
                 host: replica.id.clone(),
                 worker: 1,
                 epoch: replica.workers[1].epoch + 1,

@@ -13,6 +13,7 @@ use hyperfaas_protocol::control::{Boot, FUNCTION_PORT, Guest, LINK_VERSION, VARI
 use rustix::process::Uid;
 
 use super::crew::Trait;
+use super::hold;
 use crate::config::{Config, Mode};
 use crate::evidence;
 use crate::rooted::Root;
@@ -26,6 +27,8 @@ const NAME_MAX: usize = 253;
 pub(super) struct Visit {
     pub(super) function: String,
     pub(super) config: Config,
+    /// The command that waits with the function, where the order says so.
+    pub(super) held: Option<Vec<String>>,
     pub(super) environment: Vec<(OsString, OsString)>,
     pub(super) root: Root,
     pub(super) cage: Cage,
@@ -44,6 +47,7 @@ impl Visit {
         let path = Path::new(&guest.root);
         let root = Root::open(path).map_err(|error| format!("its root {}: {error}", guest.root))?;
         let config = settings(guest, &root)?;
+        let held = guest.is_held.then(|| held(&config)).transpose()?;
         let user = Uid::from_raw(guest.uid);
         let connect: Vec<_> = OUTBOUND
             .into_iter()
@@ -62,7 +66,7 @@ impl Visit {
         if Trait::User(user).is_taken() {
             return Err(format!("its user {user} has processes in this container"));
         }
-        Ok(Self { function: guest.function.clone(), config, environment, root, cage, user })
+        Ok(Self { function: guest.function.clone(), config, held, environment, root, cage, user })
     }
 }
 
@@ -129,6 +133,14 @@ fn settings(guest: &Guest, root: &Root) -> Result<Config, String> {
     }
 }
 
+/// The command of a server that waits before it runs.
+fn held(config: &Config) -> Result<Vec<String>, String> {
+    match &config.mode {
+        Mode::Http { words, .. } => hold::held(words).map_err(str::to_owned),
+        _ => Err("only a server's interpreter can wait".into()),
+    }
+}
+
 /// The settings' upstream port, where there is a server.
 pub(super) fn port(config: &Config) -> Option<u16> {
     match &config.mode {
@@ -158,6 +170,7 @@ mod tests {
             in_flight_max: None,
             processes_max: 10,
             descriptors_max: 10,
+            is_held: false,
         }
     }
 

@@ -30,6 +30,8 @@ pub(super) struct Machine {
 pub(super) enum Event {
     /// An order to take on a function; `able` says what is in its way, if anything.
     Specialise { epoch: u64, able: Result<(), String> },
+    /// An order to let a function that waits in its interpreter run.
+    Proceed { epoch: u64 },
     /// An order to give it up.
     Release { epoch: u64 },
     /// Its function starts, or starts anew.
@@ -53,6 +55,8 @@ pub(super) enum Step {
     Rest,
     /// Start the function.
     Start,
+    /// Let the function run, if it waits.
+    Proceed,
     /// Admit nothing, wait until nothing runs or the grace is over, and say so.
     Drain,
     /// End every process, remove what they leave behind, and say so.
@@ -97,6 +101,7 @@ impl Machine {
     fn take(&mut self, event: Event) -> Step {
         match event {
             Event::Specialise { epoch, able } => self.specialise(epoch, able),
+            Event::Proceed { epoch } => self.proceed(epoch),
             Event::Release { epoch } => self.release(epoch),
             Event::Stop => {
                 self.is_stopping = true;
@@ -151,9 +156,19 @@ impl Machine {
         }
     }
 
+    fn proceed(&self, epoch: u64) -> Step {
+        match self.is_about(epoch) {
+            Err(refusal) => refusal,
+            Ok(()) if self.is_kept || !self.lives(epoch) => {
+                Step::Refuse("it has no function that could wait".into())
+            }
+            Ok(()) => Step::Proceed,
+        }
+    }
+
     fn release(&mut self, epoch: u64) -> Step {
-        if epoch != self.epoch {
-            return Step::Refuse(format!("its epoch is {}, not {epoch}", self.epoch));
+        if let Err(refusal) = self.is_about(epoch) {
+            return refusal;
         }
         match self.state {
             _ if self.is_kept => Step::Refuse("it is the owner's own worker".into()),
@@ -164,6 +179,14 @@ impl Machine {
                 Step::Drain
             }
         }
+    }
+
+    /// Whether an order with `epoch` is about what the worker has now.
+    fn is_about(&self, epoch: u64) -> Result<(), Step> {
+        if epoch == self.epoch {
+            return Ok(());
+        }
+        Err(Step::Refuse(format!("its epoch is {}, not {epoch}", self.epoch)))
     }
 
     fn enter(&mut self, state: WorkerState, reason: Option<String>) {
@@ -230,6 +253,23 @@ mod tests {
     }
 
     #[test]
+    fn a_function_that_waits_is_let_run_whatever_has_become_of_it_but_gone() {
+        let starting = Machine::generic().after(specialise(3)).0;
+        for machine in [starting.clone(), ready(3)] {
+            let (after, step) = machine.after(Event::Proceed { epoch: 3 });
+            assert_eq!((after, step), (machine, Step::Proceed));
+        }
+        let draining = ready(3).after(Event::Release { epoch: 3 }).0;
+        for (machine, epoch) in
+            [(starting, 2), (draining, 3), (Machine::generic(), 0), (Machine::owners(), 0)]
+        {
+            let (after, step) = machine.after(Event::Proceed { epoch });
+            assert!(matches!(step, Step::Refuse(_)), "{machine:?}");
+            assert_eq!(after, machine);
+        }
+    }
+
+    #[test]
     fn a_repeated_order_is_no_mistake() {
         let machine = ready(3);
         assert_eq!(machine.after(specialise(3)), (machine.clone(), Step::Repeat));
@@ -281,7 +321,7 @@ mod tests {
 
     fn any_event() -> impl Strategy<Value = Event> {
         let epoch = 0..6_u64;
-        (epoch, 0..9_u8).prop_map(|(epoch, kind)| match kind {
+        (epoch, 0..10_u8).prop_map(|(epoch, kind)| match kind {
             0 => specialise(epoch),
             1 => Event::Specialise { epoch, able: Err("unable".into()) },
             2 => Event::Release { epoch },
@@ -290,6 +330,7 @@ mod tests {
             5 => Event::Crashed { epoch, reason: None },
             6 => Event::Drained { epoch },
             7 => Event::Cleared { epoch },
+            8 => Event::Proceed { epoch },
             _ => Event::Stop,
         })
     }

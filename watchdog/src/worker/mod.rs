@@ -12,6 +12,7 @@ mod crew;
 mod fork;
 mod guest;
 mod headers;
+mod hold;
 mod machine;
 mod media;
 mod output;
@@ -105,6 +106,8 @@ pub(crate) enum Role {
         crew: Arc<Crew>,
         /// A guest's own root.
         root: Option<Root>,
+        /// The command that starts its interpreter and waits with the function, where that is wanted.
+        held: Option<Vec<String>>,
     },
 }
 
@@ -113,9 +116,9 @@ impl Worker {
     pub(crate) fn new(config: &Config, around: Surroundings) -> Option<Self> {
         let Surroundings { environment, seal, reaper, state, clock, is_managed, role } = around;
         let (timeouts, output) = (config.timeouts, config.output);
-        let (front, beside) = match role {
-            Role::First { front } => (front, None),
-            Role::Beside { crew, root } => (None, Some((crew, root))),
+        let (front, held, beside) = match role {
+            Role::First { front } => (front, None, None),
+            Role::Beside { crew, root, held } => (None, held, Some((crew, root))),
         };
         if let Mode::Static { root } = &config.mode {
             let within = beside.and_then(|(_, root)| root);
@@ -145,6 +148,7 @@ impl Worker {
             Mode::Http { upstream, words, settings } => {
                 let owner = Arc::new(Owner {
                     program: program(words),
+                    held,
                     upstream: upstream.clone(),
                     output,
                     reaper,

@@ -5,7 +5,7 @@
 //! started again after every end, with a growing pause; on its own the watchdog ends with it, as of-watchdog does.
 //! Touches: the process, its pipes, its port.
 
-use std::io::{self, ErrorKind, PipeReader, PipeWriter};
+use std::io::{self, ErrorKind, PipeReader, PipeWriter, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -24,6 +24,7 @@ use tokio::net::unix::pipe;
 use tokio::sync::{Notify, watch};
 
 use super::backoff::Backoff;
+use super::hold;
 use super::output;
 use super::plain::{Line, Replay};
 use super::pool::{Lease, Pool};
@@ -59,6 +60,8 @@ const HEADERS_MAX: usize = 500;
 #[derive(Debug)]
 pub(crate) struct Owner {
     pub(super) program: Program,
+    /// The words that start the program's interpreter and have it wait, for as long as it is not to run.
+    pub(super) held: Option<Vec<String>>,
     pub(super) upstream: Upstream,
     pub(super) output: OutputSettings,
     pub(super) reaper: Arc<Reaper>,
@@ -87,6 +90,8 @@ pub(super) struct Signs {
     reachable: watch::Sender<Option<Place>>,
     /// A connection was refused although `reachable` said otherwise.
     lost: Notify,
+    /// Whether a program that waits in its interpreter may run.
+    may_run: watch::Sender<bool>,
     stop: watch::Sender<Stop>,
 }
 
@@ -103,6 +108,7 @@ impl Default for Signs {
         Self {
             reachable: watch::Sender::new(None),
             lost: Notify::new(),
+            may_run: watch::Sender::new(false),
             stop: watch::Sender::new(Stop::No),
         }
     }
@@ -120,8 +126,10 @@ enum Place {
 /// A worker that runs.
 struct Life {
     process: Process,
-    /// Its input, a pipe that stays silent and open.
-    _stdin: PipeWriter,
+    /// Its input, a pipe that stays silent and open, but for the word that lets it run.
+    stdin: PipeWriter,
+    /// Whether it waits for that word.
+    is_held: bool,
     /// What its trap sees, if it has one.
     sights: Option<watch::Receiver<Sight>>,
 }
@@ -174,6 +182,11 @@ impl Owner {
     /// The same with [`RELEASE_GRACE`]: somebody else needs the worker.
     pub(super) fn release(&self) {
         self.signs.stop.send_replace(Stop::Within(RELEASE_GRACE));
+    }
+
+    /// Lets a program that waits in its interpreter run, now and whenever it is started again.
+    pub(super) fn proceed(&self) {
+        self.signs.may_run.send_replace(true);
     }
 
     /// Whether a second process with the same port can serve beside this one.
@@ -274,7 +287,7 @@ impl Owner {
 
     /// One life of the process.
     async fn live(&self, stop: &mut watch::Receiver<Stop>) -> End {
-        let Life { mut process, _stdin, sights } = match self.start().await {
+        let Life { mut process, stdin, is_held, sights } = match self.start().await {
             Ok(started) => started,
             Err(error) => return End::NotStarted(error),
         };
@@ -288,6 +301,7 @@ impl Owner {
                 process.kill_group();
                 End::NotStarted(error)
             }
+            never = self.let_run(&stdin), if is_held => never,
             grace = raised(stop) => {
                 // A server may wait for its clients to go, and we are one.
                 self.pool.clear();
@@ -299,8 +313,18 @@ impl Owner {
         }
     }
 
+    /// Says the word that a waiting program runs at, once it may.
+    async fn let_run(&self, mut stdin: &PipeWriter) -> ! {
+        // The sender lives as long as this.
+        let _ = self.signs.may_run.subscribe().wait_for(|may| *may).await;
+        // A pipe that nothing has been written to takes it; a program that has ended is noticed by its end.
+        let _ = stdin.write_all(hold::GO);
+        std::future::pending().await
+    }
+
     async fn start(&self) -> Result<Life, ExecError> {
         let words = self.program.words();
+        let held = self.held.as_deref().filter(|_| !*self.signs.may_run.borrow());
         line!("Forking: {}, arguments: [{}]", words[0], words[1..].join(" "));
         let pipe = || io::pipe().map_err(|error| ExecError::failed(&words[0], &error));
         let ((child_in, stdin), (stdout, child_out), (stderr, child_err)) =
@@ -314,7 +338,8 @@ impl Owner {
         if self.must_move && snare.is_none() {
             return Err(ExecError::Unmovable("there is no bind trap".into()));
         }
-        let process = self.program.start(&self.reaper, &[], streams, theirs).await?;
+        let all = held.unwrap_or(words);
+        let process = self.program.start_with(all, &self.reaper, &[], streams, theirs).await?;
         let sights = match snare.map(|snare| self.set_trap(snare)) {
             Some(Err(error)) => {
                 process.kill_group();
@@ -331,7 +356,7 @@ impl Owner {
             line!("Started logging: {} from function.", stream.name());
             self.follow(pipe, stream);
         }
-        Ok(Life { process, _stdin: stdin, sights })
+        Ok(Life { process, stdin, is_held: held.is_some(), sights })
     }
 
     /// Gives up the trap when a server ended soon after it had got another port's number: some check what they got.

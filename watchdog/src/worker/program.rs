@@ -81,10 +81,25 @@ impl Program {
         streams: [OwnedFd; 3],
         snare: Option<OwnedFd>,
     ) -> Result<Process, ExecError> {
+        self.start_with(&self.words, reaper, variables, streams, snare).await
+    }
+
+    /// The same with other words after the command itself.
+    ///
+    /// # Errors
+    /// As [`Program::start`].
+    pub(super) async fn start_with(
+        &self,
+        words: &[String],
+        reaper: &Arc<Reaper>,
+        variables: &[Variable],
+        streams: [OwnedFd; 3],
+        snare: Option<OwnedFd>,
+    ) -> Result<Process, ExecError> {
         let path = self.find()?;
         let nul = |_| ExecError::Nul;
         let c_path = CString::new(path.as_os_str().as_bytes()).map_err(nul)?;
-        let arguments = self.words.iter().map(|word| CString::new(word.as_bytes()).map_err(nul));
+        let arguments = words.iter().map(|word| CString::new(word.as_bytes()).map_err(nul));
         let arguments = arguments.collect::<Result<Vec<_>, _>>()?;
         let is_added = |name: &OsStr| variables.iter().any(|(added, _)| added == name);
         let kept = self.environment.iter().filter(|(name, _)| !is_added(name));

@@ -107,7 +107,7 @@ impl Switch {
         // Guests are reached through lanes alone.
         let guests = self.ground.is_managed && self.has_lanes() && check_guests().is_ok();
         let lanes = if self.has_lanes() { LANE_VERSION } else { 0 };
-        Abilities { workers, second_own: self.second_own().is_ok(), guests, lanes }
+        Abilities { workers, second_own: self.second_own().is_ok(), guests, lanes, holds: guests }
     }
 
     /// Whether lanes can do for the owner's function what port 8080 does: tokens are checked, and bodies buffered, only there.
@@ -146,6 +146,13 @@ impl Switch {
                 }
                 (worker, epoch, step)
             }
+            Order::Proceed { worker, epoch } => {
+                let step = self.table.apply(worker, Event::Proceed { epoch });
+                if step == Some(Step::Proceed) {
+                    self.proceed(worker, epoch);
+                }
+                (worker, epoch, step)
+            }
             Order::Release { worker, epoch, grace_ms } => {
                 let step = self.table.apply(worker, Event::Release { epoch });
                 if step == Some(Step::Drain) {
@@ -161,7 +168,9 @@ impl Switch {
             None => Answer::Refused { worker, epoch, reason: "there is no such worker".into() },
             Some(Step::Refuse(reason)) => Answer::Refused { worker, epoch, reason },
             Some(Step::Repeat) => Answer::Repeated(worker),
-            Some(Step::Rest | Step::Start | Step::Drain | Step::Clear) => Answer::Followed,
+            Some(Step::Rest | Step::Start | Step::Proceed | Step::Drain | Step::Clear) => {
+                Answer::Followed
+            }
         }
     }
 
@@ -227,19 +236,20 @@ impl Switch {
                 line!("Worker {worker}: takes on a second copy of the function, epoch {epoch}");
                 let crew = Arc::new(Crew::new(Trait::Marked));
                 let seal = Seal { mark: crew::mark(), ..self.ground.seal.clone() };
-                let role = Role::Beside { crew: crew.clone(), root: None };
+                let role = Role::Beside { crew: crew.clone(), root: None, held: None };
                 (crew, self.around(&state, seal, role), self.config.clone(), None, None)
             }
             Plan::Guest(visit) => {
-                let Visit { function, config, environment, root, cage, user } = *visit;
-                line!("Worker {worker}: takes on {function}, epoch {epoch}");
+                let Visit { function, config, held, environment, root, cage, user } = *visit;
+                let until_when = if held.is_some() { ", which waits to be called" } else { "" };
+                line!("Worker {worker}: takes on {function}, epoch {epoch}{until_when}");
                 let crew = Arc::new(Crew::new(Trait::User(user)));
                 let cage = Some(Arc::new(cage));
                 let ground = self.ground.seal.clone();
                 // Of owner and guest the kernel is to take the guest first.
                 let oom_score = ground.oom_score.map(|score| (score + GUESTS_OOM).min(OOM_MOST));
                 let seal = Seal { user: None, cage, oom_score, ..ground };
-                let role = Role::Beside { crew: crew.clone(), root: Some(root) };
+                let role = Role::Beside { crew: crew.clone(), root: Some(root), held };
                 let around = Surroundings { environment, ..self.around(&state, seal, role) };
                 let scope = self.guests.scope(place, function);
                 (crew, around, Arc::new(config), Some(scope), Some(user))
@@ -258,6 +268,15 @@ impl Switch {
         let running = Running::new(place, scope, config, mode, self.ground.clock).of(user);
         let running = self.seat(running, &state);
         self.lock().insert(worker, Life { running, crew, owner });
+    }
+
+    /// Lets the function of `worker` run, if it waits in its interpreter.
+    fn proceed(&self, worker: u8, epoch: u64) {
+        let lives = self.lock();
+        let running = lives.get(&worker).map(|life| &life.running);
+        if let Some(owner) = running.filter(|it| it.epoch == epoch).and_then(|it| it.mode.owner()) {
+            owner.proceed();
+        }
     }
 
     /// Waits for what runs, ends every process, and makes the worker generic again.

@@ -42,8 +42,8 @@ fn phase(decision: &Decision) -> &'static str {
         ("start", _) => "out",
         ("drain", _) => "in",
         (
-            "specialise" | "release" | "visit-failed" | "place-refused",
-            Some("standby" | "guest"),
+            "specialise" | "release" | "visit-failed" | "place-refused" | "hold" | "hold-failed",
+            Some("zygote" | "standby" | "guest"),
         ) => "multiplex",
         _ => "up",
     }
@@ -58,8 +58,11 @@ fn action(decision: &Decision) -> String {
         ("drain", _) => format!("drain {replica}"),
         ("resize", _) => format!("resize {replica}{}", grant(decision)),
         ("specialise", Some("own")) => format!("second worker in {replica}"),
+        ("specialise", Some("zygote")) => format!("go on in {replica}, where it waits"),
         ("specialise", _) => format!("take a worker in {replica}"),
         ("release", _) => format!("leave the worker in {replica}"),
+        ("hold", _) => format!("wait in {replica} with its interpreter"),
+        ("hold-failed", _) => format!("no wait in {replica}"),
         ("visit-failed", _) => format!("no visit to {replica}"),
         ("place-refused", _) => format!("no place in {replica}"),
         (other, _) => format!("{other} {replica}"),
@@ -113,6 +116,7 @@ const fn rule(rule: Rule) -> &'static str {
         Rule::Idle => "nothing was asked for in a long time",
         Rule::OwnerNeeds => "the container's owner needs the worker",
         Rule::HandedOver => "its own replicas are enough again",
+        Rule::LikelyNext => "it was called more lately than others at zero",
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use hyperfaas_protocol::control::{Abilities, Report, WORKERS};
+use hyperfaas_protocol::control::{Abilities, Order, Report, WORKERS};
 use hyperfaas_protocol::{FunctionName, Namespace};
 
 use super::*;
@@ -23,6 +23,11 @@ fn key() -> FunctionKey {
 
 fn at(ms: u64) -> Moment {
     Moment::from_millis(ms)
+}
+
+/// No function's interpreter can wait.
+fn nobody(_: &FunctionKey, _: u64, _: &Image) -> bool {
+    false
 }
 
 fn host() -> ReplicaId {
@@ -52,9 +57,9 @@ fn cluster(has_root: bool) -> Cluster {
     let policy = StandbyPolicy::new((1, 4), 1, Duration::from_secs(1), quiet).unwrap();
     cluster.open_pool(policy, move |_| if has_root { Ok(()) } else { Err("no root") });
     cluster.set_engine_up(true);
-    let todo = cluster.tend(host, at(0));
+    let todo = cluster.tend(host, nobody, at(0));
     assert!(matches!(&todo[..], [Tending::Start(name)] if *name == host()), "{todo:?}");
-    assert!(cluster.tend(host, at(0)).is_empty(), "each thing is told once");
+    assert!(cluster.tend(host, nobody, at(0)).is_empty(), "each thing is told once");
     let image = Image {
         reference: "f:1".into(),
         id: "sha256:1".into(),
@@ -85,7 +90,7 @@ fn started(cluster: &Cluster) {
 
 fn able(guests: bool) -> Report {
     let workers = u8::try_from(WORKERS).unwrap();
-    Report::Abilities(Abilities { workers, second_own: false, guests, lanes: 1 })
+    Report::Abilities(Abilities { workers, second_own: false, guests, lanes: 1, holds: guests })
 }
 
 fn worker(epoch: u64, state: WorkerState) -> Report {
@@ -164,7 +169,7 @@ async fn a_request_that_waits_is_let_go_to_the_guest_and_the_container_is_ended_
     release(&cluster, 20);
     assert!(matches!(cluster.acquire(&key(), REVISION, &[]), Acquired::Wait), "no new request");
     assert_eq!(ticket.route().in_flight(), 1, "the one under way is finished");
-    let todo = cluster.tend(|| ReplicaId("standby.2".into()), at(20));
+    let todo = cluster.tend(|| ReplicaId("standby.2".into()), nobody, at(20));
     assert!(
         matches!(&todo[..], [Tending::Start(_), Tending::End(name, _)] if *name == host()),
         "{todo:?}"
@@ -183,12 +188,12 @@ async fn the_pool_is_refilled_once_a_visit_that_begins_has_had_its_time() {
     let _parked = parked(&cluster);
     visiting(&cluster);
     let another = || ReplicaId("standby.2".into());
-    assert!(cluster.tend(another, at(20)).is_empty());
+    assert!(cluster.tend(another, nobody, at(20)).is_empty());
     assert_eq!(cluster.tend_at(at(20)), Some(at(60)));
     say(&cluster, worker(1, WorkerState::Ready), 25);
-    assert!(cluster.tend(another, at(30)).is_empty(), "its first answers");
+    assert!(cluster.tend(another, nobody, at(30)).is_empty(), "its first answers");
     assert_eq!(cluster.tend_at(at(30)), Some(at(35)));
-    let todo = cluster.tend(another, at(35));
+    let todo = cluster.tend(another, nobody, at(35));
     assert!(matches!(&todo[..], [Tending::Start(_)]), "{todo:?}");
     assert_eq!(cluster.tend_at(at(35)), None);
 }
@@ -204,7 +209,7 @@ async fn a_container_that_comes_back_is_given_away_under_a_new_epoch_once_it_is_
     say(&cluster, worker(1, WorkerState::Ready), 12);
     drop(waiter);
     release(&cluster, 20);
-    let todo = cluster.tend(|| ReplicaId("standby.2".into()), at(20));
+    let todo = cluster.tend(|| ReplicaId("standby.2".into()), nobody, at(20));
     let returns =
         |one: &Tending| matches!(one, Tending::Return(name, _, (1, 1)) if *name == host());
     assert!(todo.iter().any(returns), "{todo:?}");
@@ -248,7 +253,7 @@ async fn a_container_that_dies_takes_its_guest_along_and_those_who_wait_go_on_wa
     assert_eq!(cluster.parked(), 1);
     assert!(matches!(cluster.standing_of(&key(), REVISION), Acquired::Wait));
     assert!(cluster.phases(&key()).iter().all(|phase| *phase != Phase::Ended));
-    let todo = cluster.tend(|| ReplicaId("standby.2".into()), at(16));
+    let todo = cluster.tend(|| ReplicaId("standby.2".into()), nobody, at(16));
     assert!(todo.iter().any(|one| matches!(one, Tending::End(name, _) if *name == host())));
     drop(parked);
 }
@@ -263,7 +268,7 @@ async fn a_visit_that_fails_is_not_tried_again_at_once() {
     assert_eq!(troubles(&cluster), ["order refused: no room"]);
     // Another one waits by then.
     let another = ReplicaId("standby.2".into());
-    cluster.tend(|| another.clone(), at(13));
+    cluster.tend(|| another.clone(), nobody, at(13));
     let standby = Standby {
         container: ContainerId("c2".into()),
         name: another.clone(),
@@ -297,10 +302,88 @@ fn what_cannot_keep_guests_apart_or_has_run_something_is_no_standby() {
     started(&unable);
     say(&unable, able(false), 1);
     let ends = |todo: Vec<Tending>| matches!(&todo[..], [Tending::End(..)]);
-    assert!(ends(unable.tend(host, at(2))), "and no other is started");
+    assert!(ends(unable.tend(host, nobody, at(2))), "and no other is started");
 
     let used = cluster(true);
     started(&used);
     say(&used, worker(1, WorkerState::Ready), 1);
     assert_eq!(used.pool().leaving, 1);
+}
+
+/// Any function's interpreter can wait.
+fn anybody(_: &FunctionKey, _: u64, _: &Image) -> bool {
+    true
+}
+
+fn wanted(revision: u64) -> Wanted {
+    Wanted { revision, replicas: 0, call: 1, scaling: Arc::default() }
+}
+
+/// One that waits, and a function at zero that was called a while ago.
+fn idle() -> Cluster {
+    let cluster = waiting();
+    cluster.hold_zygotes(1);
+    cluster.plan(&key(), Some(wanted(REVISION)), &mut cluster.budget(), at(2));
+    assert!(cluster.tend(host, anybody, at(3)).is_empty(), "it was never called");
+    cluster.arrived(&key());
+    cluster
+}
+
+/// The place where the interpreter of the function has been told to wait.
+fn held(cluster: &Cluster, ms: u64) {
+    let todo = cluster.tend(|| ReplicaId("standby.2".into()), anybody, at(ms));
+    let [Tending::Hold(name, _, of, 1), Tending::Start(_)] = &todo[..] else { panic!("{todo:?}") };
+    assert_eq!((name, of), (&host(), &(key(), REVISION)));
+    assert_eq!((cluster.pool().held, cluster.pool().ready), (1, 0));
+    assert!(cluster.order_zygote(&host(), 1, Order::Unknown, at(ms)));
+}
+
+#[tokio::test]
+async fn a_function_goes_on_where_its_interpreter_waits() {
+    let cluster = idle();
+    held(&cluster, 2000);
+    let _parked = parked(&cluster);
+    assert!(planned(&cluster, 2001).is_empty(), "its watchdog has not said that it follows");
+    say(&cluster, worker(1, WorkerState::Specialising), 2002);
+    let actions = planned(&cluster, 2003);
+    let [action @ Action::Specialise { place, .. }] = &actions[..] else { panic!("{actions:?}") };
+    assert_eq!((&place.host, place.kind, place.epoch), (&host(), PlaceKind::Zygote, 1));
+    assert!(cluster.budget().offers.is_empty(), "it is on offer to nobody else");
+    cluster.begin_visit(action, at(2003)).expect("it waits");
+    assert!(cluster.begin_visit(action, at(2003)).is_none(), "given away once");
+    assert_eq!((cluster.pool().held, cluster.pool().taken), (0, 1));
+    say(&cluster, worker(1, WorkerState::Ready), 2010);
+    assert_eq!(cluster.visit(&key(), &host()), Some(WorkerState::Ready));
+    let told: Vec<_> =
+        cluster.decisions(&key()).iter().map(|one| (one.action, one.place)).collect();
+    assert_eq!(told, [("hold", Some("zygote")), ("specialise", Some("zygote"))]);
+}
+
+#[test]
+fn an_interpreter_that_does_not_wait_is_not_tried_again_with_this_revision() {
+    for report in [
+        worker(1, WorkerState::Crashed),
+        worker(1, WorkerState::Ready),
+        Report::Refused { worker: 1, epoch: 1, reason: "no".into() },
+    ] {
+        let cluster = idle();
+        held(&cluster, 2000);
+        say(&cluster, report, 2001);
+        assert_eq!((cluster.pool().held, cluster.pool().leaving), (0, 1));
+        assert_eq!(troubles(&cluster).len(), 1);
+        let todo = cluster.tend(host, anybody, at(4000));
+        assert!(matches!(&todo[..], [Tending::End(name, _)] if *name == host()), "{todo:?}");
+        assert!(!cluster.order_zygote(&host(), 1, Order::Unknown, at(4001)), "called off");
+    }
+}
+
+#[test]
+fn an_interpreter_of_an_old_revision_is_let_go_and_never_used() {
+    let cluster = idle();
+    held(&cluster, 2000);
+    say(&cluster, worker(1, WorkerState::Specialising), 2001);
+    cluster.plan(&key(), Some(wanted(REVISION + 1)), &mut cluster.budget(), at(2002));
+    assert!(cluster.zygote_of(&key(), Some(&wanted(REVISION + 1))).is_none());
+    let todo = cluster.tend(host, anybody, at(4000));
+    assert!(matches!(&todo[..], [Tending::End(name, _)] if *name == host()), "{todo:?}");
 }

@@ -86,7 +86,7 @@ fn say(cluster: &Cluster, epoch: u64, state: WorkerState, guest: Option<&str>, m
 }
 
 fn able(cluster: &Cluster, guests: bool) {
-    let abilities = Abilities { workers: 2, second_own: true, guests, lanes: 1 };
+    let abilities = Abilities { workers: 2, second_own: true, guests, lanes: 1, holds: false };
     cluster.able(&key("owner"), &host(), abilities);
     say(cluster, 0, WorkerState::Generic, None, 1);
 }
@@ -246,7 +246,8 @@ fn a_container_that_ends_or_leaves_takes_no_request_of_its_guest_along() {
 #[test]
 fn a_guest_that_nobody_ordered_is_sent_away_and_gets_no_request() {
     let cluster = cluster(Ok(()));
-    let abilities = Abilities { workers: 2, second_own: true, guests: true, lanes: 1 };
+    let abilities =
+        Abilities { workers: 2, second_own: true, guests: true, lanes: 1, holds: false };
     cluster.able(&key("owner"), &host(), abilities);
     say(&cluster, 7, WorkerState::Ready, Some("guest.ns"), 2);
     let (_, route) = cluster.leaving(&key("owner"), &host()).unwrap();
