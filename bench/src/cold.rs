@@ -3,7 +3,7 @@
 //! In: images. Out: [`Starts`] for each, with what the function's program takes by itself. How: scale to 0, wait until the last container is gone and no standby container
 //! serves, starts or leaves, call once; images take turns, so that a slower engine is slower for all. Touches: the engine, processes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -78,13 +78,14 @@ pub(crate) async fn cold(options: &cli::Cold, out: &Path) -> Result<()> {
         stack.deploy(name, image, labels).await?;
         stack.until_available(name, 1).await?;
     }
-    let held = held(options, &images, &stack).await?;
+    let zygotes = zygotes(options, &images, &stack).await?;
     let bar = bar((images.len() * options.rounds) as u64);
     let mut starts = Vec::new();
     for round in 0..options.rounds {
         for (name, _) in &images {
             bar.set_message(name.clone());
-            starts.push(start(name, round, held, &corner, &stack).await?);
+            let waits = zygotes.contains(name);
+            starts.push(start(name, round, waits, &corner, &stack).await?);
             bar.inc(1);
         }
     }
@@ -128,10 +129,15 @@ fn images(options: &cli::Cold, corner: &Corner) -> Vec<(String, String)> {
         .collect()
 }
 
-/// How many interpreters wait once every function has been called and is at zero; 0 where none may.
-async fn held(options: &cli::Cold, images: &[(String, String)], stack: &Stack) -> Result<u64> {
+/// The functions whose interpreter waits once they have been called and are at zero; none where none may.
+async fn zygotes(
+    options: &cli::Cold,
+    images: &[(String, String)],
+    stack: &Stack,
+) -> Result<HashSet<String>> {
+    let mut waiting = HashSet::new();
     if !options.setting.iter().any(|(name, most)| name == "HYPERFAAS_ZYGOTES" && most != "0") {
-        return Ok(0);
+        return Ok(waiting);
     }
     for (name, _) in images {
         call(name, stack).await?;
@@ -139,21 +145,28 @@ async fn held(options: &cli::Cold, images: &[(String, String)], stack: &Stack) -
     }
     // Nothing announces that nobody else is to wait; whose turn it is is looked at every second.
     sleep(SETTLES).await;
-    Ok(stack.standbys().await?.get("held").copied().unwrap_or_default())
+    for (name, _) in images {
+        if stack.decisions(name).await?.iter().any(|action| action == "hold") {
+            waiting.insert(name.clone());
+        }
+    }
+    Ok(waiting)
 }
 
 async fn start(
     name: &str,
     round: usize,
-    held: u64,
+    waits: bool,
     corner: &Corner,
     stack: &Stack,
 ) -> Result<Start> {
     stack.scale(name, 0).await?;
     corner.until_at_zero(name).await?;
-    let settled = async || stack.is_standby_settled(held).await;
+    let settled = async || stack.is_standby_settled().await;
     until("standby containers wait".to_owned(), settled).await?;
-    if held > 0 {
+    if waits {
+        let held = async || Ok(stack.decisions(name).await?.last().is_some_and(|it| it == "hold"));
+        until(format!("the interpreter of {name} waits"), held).await?;
         sleep(LOADS).await;
     }
     Ok(Start {

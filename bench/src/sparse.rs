@@ -111,7 +111,7 @@ pub(crate) async fn sparse(options: &cli::Sparse, out: &Path) -> Result<()> {
             for name in &names {
                 corner.until_at_zero(name).await?;
             }
-            until("standby containers wait".to_owned(), async || stack.is_standby_settled(0).await)
+            until("standby containers wait".to_owned(), async || stack.is_standby_settled().await)
                 .await?;
         }
         ways.push(way(name, &names, (&corner, &stack, before), options).await?);

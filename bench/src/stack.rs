@@ -3,7 +3,6 @@
 //! Touches: processes, which end when this is dropped; temporary state. Programs are looked for in HYPERFAAS_BIN_DIR, else beside
 //! this program.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -209,10 +208,21 @@ impl Stack {
 
     /// Whether the provider scales by load at all: then it explains its decisions.
     pub(crate) async fn explains(&self, name: &str) -> Result<bool> {
+        Ok(self.explained(name).await?.status().is_success())
+    }
+
+    /// What has been decided on `name`, oldest first.
+    pub(crate) async fn decisions(&self, name: &str) -> Result<Vec<String>> {
+        let what = || format!("reading the decisions on {name}");
+        let text = self.explained(name).await?.text().await.during(what())?;
+        let list: Vec<Value> = serde_json::from_str(&text).during(what())?;
+        Ok(list.iter().filter_map(|one| Some(one["action"].as_str()?.to_owned())).collect())
+    }
+
+    async fn explained(&self, name: &str) -> Result<reqwest::Response> {
         let path = format!("/system/hyperfaas/functions/{name}/decisions");
         let url = format!("http://{}{path}", self.provider_address);
-        let answer = self.http.get(url).send().await.during(format!("calling {path}"))?;
-        Ok(answer.status().is_success())
+        self.http.get(url).send().await.during(format!("calling {path}"))
     }
 
     /// Waits until `name` has `available` replicas that can answer.
@@ -223,25 +233,15 @@ impl Stack {
         .await
     }
 
-    /// Whether no standby container serves, starts or leaves, and in `held` an interpreter waits; so too when there are none at all.
-    pub(crate) async fn is_standby_settled(&self, held: u64) -> Result<bool> {
-        let counts = self.standbys().await?;
-        let is_busy = |state: &str| counts.get(state).is_some_and(|count| *count > 0);
-        let has = counts.get("held").copied().unwrap_or_default();
-        Ok(has == held && !["starting", "taken", "leaving"].into_iter().any(is_busy))
-    }
-
-    /// Standby containers by their state.
-    pub(crate) async fn standbys(&self) -> Result<HashMap<String, u64>> {
+    /// Whether no standby container serves, starts or leaves; so too when there are none at all.
+    pub(crate) async fn is_standby_settled(&self) -> Result<bool> {
         let url = format!("http://{}/metrics", self.provider_address);
         let answer = self.http.get(url).send().await.during("reading the provider's metrics")?;
         let text = answer.text().await.during("reading the provider's metrics")?;
-        let count = |line: &str| {
-            let line = line.strip_prefix("hyperfaas_standby_containers{state=\"")?;
-            let (state, count) = line.split_once("\"} ")?;
-            Some((state.to_owned(), count.parse().ok()?))
-        };
-        Ok(text.lines().filter_map(count).collect())
+        let counts = text.lines().filter(|line| line.starts_with("hyperfaas_standby_containers{"));
+        let waits = |line: &&str| line.contains("\"ready\"") || line.contains("\"held\"");
+        let mut busy = counts.filter(|line| !waits(line) && !line.ends_with(" 0"));
+        Ok(busy.next().is_none())
     }
 
     /// Where calls of `name` go, through the gateway in the provider's process.

@@ -113,7 +113,7 @@ async fn round(functions: usize, calls: usize, standby: usize) -> Result<Round> 
         corner.until_at_zero(name).await?;
     }
     until(format!("{standby} standby containers wait"), async || {
-        Ok(stack.is_standby_settled(0).await? && corner.running()?.len() == standby)
+        Ok(stack.is_standby_settled().await? && corner.running()?.len() == standby)
     })
     .await?;
     // At zero that says that a standby container could serve it at once.
