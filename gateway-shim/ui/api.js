@@ -17,9 +17,11 @@ export async function call(method, path, body, options = {}) {
     init.body = JSON.stringify(body);
     init.headers = { 'Content-Type': 'application/json' };
   }
+  const send = () => fetch(url(path), init);
   let response;
   try {
-    response = await fetch(url(path), init);
+    // A browser gives up what it sends when an address of its host changes; what changes nothing is asked once more.
+    response = await (method === 'GET' ? send().catch((error) => (error.name === 'AbortError' ? Promise.reject(error) : send())) : send());
   } catch (error) {
     if (error.name === 'AbortError') throw error;
     throw new ApiError(0, 'the gateway cannot be reached');

@@ -196,10 +196,15 @@ impl Browser {
         STANDARD.decode(image.as_str().expect("text")).expect("base64")
     }
 
-    /// What the console has been told since the last call, errors and broken policies among it.
+    /// What the console has been told since the last call, errors and broken policies among it; without what Chromium says of
+    /// loads that it gave up because an address of the host came or went, as with every container network: the page loads again.
     pub(crate) async fn console(&self) -> Vec<Value> {
         let lines = self.send(Method::POST, "/se/log", Some(json!({ "type": "browser" }))).await;
-        lines.as_array().cloned().unwrap_or_default()
+        let is_the_hosts = |line: &Value| {
+            line["message"].as_str().is_some_and(|text| text.contains("net::ERR_NETWORK_CHANGED"))
+        };
+        let all = lines.as_array().cloned().unwrap_or_default();
+        all.into_iter().filter(|line| !is_the_hosts(line)).collect()
     }
 }
 
