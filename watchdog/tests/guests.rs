@@ -25,8 +25,14 @@ const PROGRAM: &str = r#"
 #include <sys/socket.h>
 #include <unistd.h>
 static void told(int number) { write(1, "told to end\n", 12); _exit(0); }
-int main(void) {
+int main(int argc, char **argv) {
     char cwd[256], line[1024];
+    /* As an interpreter that waits: it is given the code that does so. */
+    if (argc > 3 && strcmp(argv[1], "-c") == 0) {
+        printf("%s waits with %s\n", getenv("NAME"), argv[3]);
+        fflush(stdout);
+        if (read(0, cwd, 1) != 1) return 9;
+    }
     const char *name = getenv("NAME"), *ours = getenv("HYPERFAAS_SECRET");
     int count = atoi(getenv("DAEMONS"));
     printf("%s: uid %d gid %d groups %d cwd %s outside %s ours %s\n", name, getuid(), getgid(), getgroups(0, 0),
@@ -427,6 +433,53 @@ fn guests_that_cannot_be_served_are_refused_and_change_nothing() {
     standby.reported(1, "ready");
     standby.release(1, 1);
     standby.release(0, 1);
+}
+
+/// The program stands in for an interpreter, whose code is tested with a real one in `worker/hold.rs`.
+#[test]
+fn a_guest_that_is_held_runs_when_it_is_told_to_and_from_then_on() {
+    let mut standby = Standby::start();
+    let (slot, user) = (slot(), user(11));
+    let interpreter = slot.path().join("bin/python3");
+    std::fs::copy(program(), &interpreter).unwrap();
+    let mut held = guest("alice", &slot, user);
+    held["held"] = json!(true);
+    let no_script = standby.refusal(&order(1, 1, &held));
+    assert_eq!(no_script, "its command is no Python interpreter");
+    held["environment"][2] = json!(["fprocess", "python3 index.py"]);
+    let proceed =
+        |epoch: u64| json!({ "order": "proceed", "worker": 1, "epoch": epoch }).to_string();
+    for epoch in [1, 2] {
+        standby.link.say(&order(1, epoch, &held));
+        standby.reported(1, "specialising");
+        while standby.log()["text"] != "stdout: alice waits with index.py" {}
+        assert_eq!(processes(user), 1, "nothing of it runs");
+        if epoch == 1 {
+            standby.release(1, epoch);
+            assert_eq!(processes(user), 0);
+        }
+    }
+    assert_eq!(standby.refusal(&proceed(1)), "its epoch is 2, not 1");
+    standby.link.say(&proceed(2));
+    standby.reported(1, "ready");
+    eventually("its daemons are there", || processes(user) == 7);
+    standby.link.say(&proceed(2));
+    // Once it may run it need not be told again, whatever becomes of it.
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let is_its = |entry: &std::fs::DirEntry| {
+        let read =
+            |file: &str| std::fs::read_to_string(entry.path().join(file)).unwrap_or_default();
+        read("status").contains(&format!("Uid:\t{user}\t")) && read("cmdline").contains("-c\0")
+    };
+    for entry in entries.filter(is_its) {
+        let id = entry.file_name().into_string().unwrap();
+        assert!(Command::new("kill").args(["-KILL", &id]).status().unwrap().success());
+    }
+    standby.reported(1, "crashed");
+    standby.reported(1, "ready");
+    standby.release(1, 2);
+    assert_eq!(processes(user), 0);
+    assert_eq!(standby.refusal(&proceed(2)), "it has no function that could wait");
 }
 
 #[test]

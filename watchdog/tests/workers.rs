@@ -191,7 +191,7 @@ fn whoever_asks_is_told_what_the_watchdog_can_and_how_both_workers_stand() {
     let mut read = || serde_json::from_str::<Value>(&link.line()).unwrap();
     assert_eq!(
         read(),
-        json!({ "event": "abilities", "workers": 2, "second_own": true, "guests": true, "lanes": 1 })
+        json!({ "event": "abilities", "workers": 2, "second_own": true, "guests": true, "lanes": 1, "holds": true })
     );
     let worker = |worker, state: &str| json!({ "event": "worker", "worker": worker, "epoch": 0, "state": state, "crashes": 0 });
     assert_eq!((read(), read()), (worker(0, "ready"), worker(1, "generic")));
