@@ -18,10 +18,14 @@ export async function call(method, path, body, options = {}) {
     init.headers = { 'Content-Type': 'application/json' };
   }
   const send = () => fetch(url(path), init);
+  // A browser gives up what it sends when an address of its host changes; what changes nothing is asked once more.
+  const again = (error) => {
+    if (method !== 'GET' || error.name === 'AbortError') throw error;
+    return send();
+  };
   let response;
   try {
-    // A browser gives up what it sends when an address of its host changes; what changes nothing is asked once more.
-    response = await (method === 'GET' ? send().catch((error) => (error.name === 'AbortError' ? Promise.reject(error) : send())) : send());
+    response = await send().catch(again);
   } catch (error) {
     if (error.name === 'AbortError') throw error;
     throw new ApiError(0, 'the gateway cannot be reached');

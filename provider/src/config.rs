@@ -128,6 +128,7 @@ impl Config {
         // Accepted so that existing set-ups start; nothing here cuts an answer that is still being written.
         s.optional_duration("write_timeout", READ_TIMEOUT);
         let state_dir = PathBuf::from(s.text_or("HYPERFAAS_STATE_DIR", STATE_DIR));
+        let standby_min = s.integer("HYPERFAAS_STANDBY_MIN", STANDBY.0);
         let config = Self {
             address: parsed(
                 s,
@@ -161,8 +162,8 @@ impl Config {
             reconcile: reconcile_settings(s),
             has_slots: s.flag("HYPERFAAS_SLOTS"),
             roots_max: roots_max(s),
-            standby: standby(s),
-            zygotes: zygotes(s),
+            standby: standby(s, standby_min),
+            zygotes: zygotes(s, standby_min),
             share: share(s),
             docker: docker_config(s),
         };
@@ -291,19 +292,16 @@ fn share(s: &mut Settings<'_>) -> Option<Arc<str>> {
     group
 }
 
-fn zygotes(s: &mut Settings<'_>) -> usize {
+fn zygotes(s: &mut Settings<'_>, standby_min: u32) -> usize {
     let most = s.integer("HYPERFAAS_ZYGOTES", 0);
-    if most > 0 && s.integer("HYPERFAAS_STANDBY_MIN", STANDBY.0) == 0 {
+    if most > 0 && standby_min == 0 {
         s.mistake("HYPERFAAS_ZYGOTES", "needs a HYPERFAAS_STANDBY_MIN of at least 1");
     }
     most
 }
 
-fn standby(s: &mut Settings<'_>) -> StandbyPolicy {
-    let bounds = (
-        s.integer("HYPERFAAS_STANDBY_MIN", STANDBY.0),
-        s.integer("HYPERFAAS_STANDBY_MAX", STANDBY.1),
-    );
+fn standby(s: &mut Settings<'_>, min: u32) -> StandbyPolicy {
+    let bounds = (min, s.integer("HYPERFAAS_STANDBY_MAX", STANDBY.1));
     let quiet = s.duration("HYPERFAAS_STANDBY_QUIET", STANDBY_QUIET);
     let policy = StandbyPolicy::new(bounds, STANDBY_STARTS, STANDBY_REFILL, quiet);
     let policy = policy.unwrap_or_else(|error| {

@@ -233,13 +233,12 @@ fn standby_ability(config: &Config, has_slots: bool) -> Ability {
     if config.standby().is_off() {
         missing.push("HYPERFAAS_STANDBY_MAX is 0".to_owned());
     }
-    if missing.is_empty() { Ability::ON } else { Ability::off(missing) }
+    Ability::unless(missing)
 }
 
 /// Whether functions that agreed to can be guests of each other.
 fn sharing_ability(config: &Config, has_slots: bool) -> Ability {
-    let missing = missing_for_guests(config, has_slots);
-    if missing.is_empty() { Ability::ON } else { Ability::off(missing) }
+    Ability::unless(missing_for_guests(config, has_slots))
 }
 
 /// Whether interpreters wait in standby containers.
@@ -251,7 +250,7 @@ fn zygotes_ability(config: &Config, standby: &Ability) -> Ability {
     if config.zygotes() == 0 {
         missing.push("HYPERFAAS_ZYGOTES is 0".to_owned());
     }
-    if missing.is_empty() { Ability::ON } else { Ability::off(missing) }
+    Ability::unless(missing)
 }
 
 fn missing_for_guests(config: &Config, has_slots: bool) -> Vec<String> {

@@ -5,24 +5,16 @@ use serde_json::json;
 
 use super::scaling::decisions;
 use super::standby::{names, pool, stack};
-use crate::support::stack::{Stack, docker, try_docker};
+use crate::support::stack::{Stack, try_docker};
 
 const PYTHON: &str = "hyperfaas/fn-pyhello:latest";
 
 /// The users of the Python processes in this stack's standby containers.
 fn interpreters(stack: &Stack) -> Vec<u32> {
-    let list = docker(&[
-        "ps",
-        "-q",
-        "--filter",
-        &format!("label=com.hyperfaas.installation={}", stack.installation()),
-        "--filter",
-        "label=com.hyperfaas.role=standby",
-    ]);
     let mut users = Vec::new();
-    for container in list.split_whitespace() {
-        // The processes as the host sees them; none of a container that has just gone.
-        let table = try_docker(&["top", container, "-eo", "pid,uid,comm"]).unwrap_or_default();
+    for container in names(stack) {
+        // The processes as the host sees them; none of a container that does not run.
+        let table = try_docker(&["top", &container, "-eo", "pid,uid,comm"]).unwrap_or_default();
         let python = table.lines().filter(|line| line.contains("python"));
         users.extend(python.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u32>().ok()));
     }

@@ -326,15 +326,14 @@ fn deployment(name: &str, image: &str, fields: Value) -> Value {
 
 /// Runs docker's command line; panics when it fails.
 pub(crate) fn docker<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> String {
-    let output = Command::new("docker").args(arguments).output().expect("the docker command runs");
-    assert!(output.status.success(), "docker failed: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("text")
+    try_docker(arguments).unwrap_or_else(|error| panic!("docker failed: {error}"))
 }
 
-/// The same; `None` when it fails, as for a container that has just gone.
-pub(crate) fn try_docker<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> Option<String> {
+/// The same; what it says where it fails, as for a container that has just gone.
+pub(crate) fn try_docker<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> Result<String, String> {
     let output = Command::new("docker").args(arguments).output().expect("the docker command runs");
-    output.status.success().then(|| String::from_utf8(output.stdout).expect("text"))
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
 }
 
 /// One of the workspace's programs, built beside this test.

@@ -1,7 +1,7 @@
 //! Functions in a container they do not own: both workers, their logs, and that nothing of them is left.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -73,7 +73,7 @@ int main(int argc, char **argv) {
 
 /// The compiled program; whoever can build us has a C compiler, which links us.
 fn program() -> &'static Path {
-    static BUILT: OnceLock<(tempfile::TempDir, std::path::PathBuf)> = OnceLock::new();
+    static BUILT: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
     let (_, path) = BUILT.get_or_init(|| {
         let directory = tempfile::tempdir().unwrap();
         let (source, program) = (directory.path().join("guest.c"), directory.path().join("guest"));
@@ -197,12 +197,17 @@ impl Standby {
     }
 }
 
-/// The processes of `user`, zombies included.
-fn processes(user: u32) -> usize {
+/// The processes of `user`, zombies included, as `/proc` has them.
+fn entries(user: u32) -> impl Iterator<Item = PathBuf> {
     let mark = format!("Uid:\t{user}\t");
-    let entries = std::fs::read_dir("/proc").unwrap().flatten();
-    let status = |entry: std::fs::DirEntry| std::fs::read_to_string(entry.path().join("status"));
-    entries.filter_map(|entry| status(entry).ok()).filter(|text| text.contains(&mark)).count()
+    let all = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+    let status = |entry: &PathBuf| std::fs::read_to_string(entry.join("status"));
+    all.filter(move |entry| status(entry).is_ok_and(|text| text.contains(&mark)))
+}
+
+/// How many processes `user` has, zombies included.
+fn processes(user: u32) -> usize {
+    entries(user).count()
 }
 
 #[test]
@@ -465,15 +470,11 @@ fn a_guest_that_is_held_runs_when_it_is_told_to_and_from_then_on() {
     eventually("its daemons are there", || processes(user) == 7);
     standby.link.say(&proceed(2));
     // Once it may run it need not be told again, whatever becomes of it.
-    let entries = std::fs::read_dir("/proc").unwrap().flatten();
-    let is_its = |entry: &std::fs::DirEntry| {
-        let read =
-            |file: &str| std::fs::read_to_string(entry.path().join(file)).unwrap_or_default();
-        read("status").contains(&format!("Uid:\t{user}\t")) && read("cmdline").contains("-c\0")
-    };
-    for entry in entries.filter(is_its) {
-        let id = entry.file_name().into_string().unwrap();
-        assert!(Command::new("kill").args(["-KILL", &id]).status().unwrap().success());
+    let command = |entry: &PathBuf| std::fs::read_to_string(entry.join("cmdline"));
+    let is_held = |entry: &PathBuf| command(entry).is_ok_and(|text| text.contains("-c\0"));
+    for entry in entries(user).filter(is_held) {
+        let id = entry.file_name().expect("its number");
+        assert!(Command::new("kill").arg("-KILL").arg(id).status().unwrap().success());
     }
     standby.reported(1, "crashed");
     standby.reported(1, "ready");

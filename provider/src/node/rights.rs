@@ -46,6 +46,11 @@ impl Ability {
     pub const fn off(missing: Vec<String>) -> Self {
         Self { on: false, missing }
     }
+
+    /// It can if nothing is missing.
+    pub const fn unless(missing: Vec<String>) -> Self {
+        Self { on: missing.is_empty(), missing }
+    }
 }
 
 impl fmt::Display for Ability {
